@@ -1,0 +1,48 @@
+# The front door: every verb is a target, each done by a short program in scripts/.
+# BASE=7.3 picks the kernel, KDIR=path puts the series on a tree of your own.
+
+BASE ?= 7.3
+KDIR ?=
+export BASE KDIR
+# What each program uses of the caller's make flags is its own business.
+unexport MAKEFLAGS
+s := scripts
+
+all: kernels ## before and after: build, boot and test both kernels, print the table
+	@$s/guests
+	@$s/report
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "BASE=$(BASE)       the kernel version; there are: $(patsubst kernels/%.base,%,$(wildcard kernels/*.base))"
+	@echo "KDIR=path      a kernel tree of your own, which is only read"
+
+tools:
+	@$s/need
+
+tree: tools ## build/<base>/linux: the base and the series as a git repository, a commit a patch
+	@$s/get
+	@$s/tree
+
+kernels: tree ## build both kernels and the kselftests
+	@$s/build unpatched
+	@$s/build patched
+	@$s/kselftest
+
+test: kernels ## everything that must be green
+	@$s/test
+
+check: kernels ## what needs no boot: shellcheck, checkpatch, every prefix builds
+	@$s/check
+
+refresh: ## take the commits of build/<base>/linux home, into patches/ and the new files
+	@$s/refresh
+
+series: tree ## the mails with cover letter and your sign-off, in build/<base>/mails
+	@$s/series
+
+clean: ## remove build/; downloads stay in the cache
+	@rm -rf build
+
+.PHONY: all help tools tree kernels test check refresh series clean

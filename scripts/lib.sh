@@ -1,0 +1,61 @@
+# shellcheck shell=bash
+# Shared by every script here: where things are, how to speak, how to fail.
+# Sourced, never run. Callers have set -euo pipefail.
+
+TOP=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+BASE=${BASE:-7.3}
+KDIR=${KDIR:-}
+BUILD=${BUILD:-$TOP/build}
+CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/uffd-wp}
+ARCH=${ARCH:-$(uname -m)}
+export TOP BASE KDIR BUILD CACHE ARCH
+
+# One line on what goes on, for a person who waits.
+say() { printf '==> %s\n' "$*"; }
+
+# One line on what was wrong and what to do; nothing after it is done.
+die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
+
+# run LOG WHAT COMMAND...: output goes to LOG; a failure is one line with what
+# failed, the log's own error or the full disk behind it, and where the log is.
+# COMMAND is a program or a chain of &&: set -e does not reach into it.
+run() {
+	local log=$1 what=$2
+	shift 2
+	mkdir -p "${log%/*}"
+	"$@" > "$log" 2>&1 && return
+	if grep -q 'No space left on device' "$log"; then
+		die "$what: no space left on the device; free some and run the same again (log: $log)"
+	fi
+	die "$what failed: $(grep -m1 -iE 'error|fatal|cannot' "$log" || tail -n 1 "$log") (log: $log)"
+}
+
+# need_space DIR MIB WHAT: say so before half of it is written.
+need_space() {
+	local free
+	mkdir -p "$1" 2>/dev/null || die "$3 cannot be put in $1: no such folder can be made there"
+	free=$(df -Pm "$1" | awk 'NR == 2 { print $4 }')
+	[ "$free" -ge "$2" ] ||
+		die "$3 needs $2 MiB in $1, which has $free MiB free; free some space, or name another folder with CACHE= or BUILD="
+}
+
+bases() { (cd "$TOP/kernels" && printf '%s\n' *.base) | sed 's/\.base$//' | sort -V | paste -sd' '; }
+
+# The facts of the base: package, suites.
+load_base() {
+	[ -r "$TOP/kernels/$BASE.base" ] ||
+		die "there is no base '$BASE'; use BASE= with one of: $(bases)"
+	# shellcheck source=kernels/7.3.base
+	. "$TOP/kernels/$BASE.base"
+}
+
+# The facts of the architecture: qemu, image, console.
+load_arch() {
+	[ -r "$TOP/kernels/$ARCH.arch" ] ||
+		die "no guest is described for the architecture '$ARCH' (kernels/$ARCH.arch)"
+	# shellcheck source=kernels/x86_64.arch
+	. "$TOP/kernels/$ARCH.arch"
+}
+
+# The output folder of this base, and of a user's own tree beside it.
+out() { printf '%s/%s' "$BUILD" "$BASE${KDIR:+-kdir}"; }
