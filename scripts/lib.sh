@@ -27,7 +27,7 @@ run() {
 	if grep -q 'No space left on device' "$log"; then
 		die "$what: no space left on the device; free some and run the same again (log: $log)"
 	fi
-	die "$what failed: $(grep -m1 -iE 'error|fatal|cannot' "$log" || tail -n 1 "$log") (log: $log)"
+	die "$what failed: $(grep -m1 -iE 'error|fatal|cannot|\*\*\* ' "$log" || tail -n 1 "$log") (log: $log)"
 }
 
 # need_space DIR MIB WHAT: say so before half of it is written.

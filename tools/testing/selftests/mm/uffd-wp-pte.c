@@ -27,128 +27,43 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-#include <unistd.h>
 #include <sys/eventfd.h>
-#include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
-#include <sys/types.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
 #include <linux/magic.h>
 #include <linux/mempolicy.h>
-#include <linux/types.h>
-#include <linux/userfaultfd.h>
 
 #include "../kselftest.h"
-
-/* What older headers lack. */
-#ifndef UFFD_FEATURE_WP_HUGETLBFS_SHMEM
-#define UFFD_FEATURE_WP_HUGETLBFS_SHMEM	(1 << 12)
-#endif
-#ifndef UFFD_FEATURE_WP_UNPOPULATED
-#define UFFD_FEATURE_WP_UNPOPULATED	(1 << 13)
-#endif
-#ifndef UFFD_FEATURE_WP_ASYNC
-#define UFFD_FEATURE_WP_ASYNC		(1 << 15)
-#endif
-#ifndef UFFD_FEATURE_RWP
-#define UFFD_FEATURE_RWP		(1 << 17)
-#endif
-#ifndef UFFD_PAGEFAULT_FLAG_RWP
-#define UFFD_PAGEFAULT_FLAG_RWP		(1 << 3)
-#endif
-#ifndef UFFDIO_REGISTER_MODE_RWP
-#define UFFDIO_REGISTER_MODE_RWP	((__u64)1 << 3)
-#endif
-#ifndef UFFDIO_RWPROTECT
-#define UFFDIO_RWPROTECT		_IOWR(UFFDIO, 0x09, struct uffdio_writeprotect)
-#endif
-#ifndef UFFDIO_RWPROTECT_MODE_RWP
-#define UFFDIO_RWPROTECT_MODE_RWP	((__u64)1 << 0)
-#endif
-#ifndef MADV_SOFT_OFFLINE
-#define MADV_SOFT_OFFLINE		101
-#endif
-#ifndef MFD_HUGETLB
-#define MFD_HUGETLB			0x0004U
-#endif
-
-/* PAGEMAP_SCAN; not from linux/fs.h, which clashes with libc's headers. */
-struct scan_region {
-	__u64 start;
-	__u64 end;
-	__u64 categories;
-};
-
-struct scan_arg {
-	__u64 size;
-	__u64 flags;
-	__u64 start;
-	__u64 end;
-	__u64 walk_end;
-	__u64 vec;
-	__u64 vec_len;
-	__u64 max_pages;
-	__u64 category_inverted;
-	__u64 category_mask;
-	__u64 category_anyof_mask;
-	__u64 return_mask;
-};
-
-#define SCAN_IOCTL		_IOWR('f', 16, struct scan_arg)
-#define SCAN_WRITTEN		(1 << 1)
-
-/* /proc/PID/pagemap and /proc/kpageflags */
-#define PM_PFN			((1ULL << 55) - 1)
-#define PM_UFFD_WP		(1ULL << 57)
-#define PM_FILE			(1ULL << 61)
-#define PM_PRESENT		(1ULL << 63)
-#define KPF_ANON		(1ULL << 12)
-#define KPF_COMPOUND_HEAD	(1ULL << 15)
-#define KPF_COMPOUND_TAIL	(1ULL << 16)
-#define KPF_HUGE		(1ULL << 17)
-#define KPF_ZERO_PAGE		(1ULL << 24)
+#include "uffd-wp-util.h"
 
 #define WAIT_MS		5000	/* no single step takes longer */
 #define ROW_MS		20000	/* nor a whole row */
-#define MAX_TRIES	4	/* for a path that could not be proved to have run */
+#define MAX_TRIES	10	/* for a path that could not be proved to have run */
 #define MAX_HANGS	8	/* then the rest is given up */
 #define MAX_UNITS	32
 
-#define THP		"/sys/kernel/mm/transparent_hugepage/"
-#define KSM		"/sys/kernel/mm/ksm/"
-#define NODES		"/sys/devices/system/node/"
-#define NUMAB		"/sys/kernel/debug/sched/numa_balancing/"
-#define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
 #define MTHP_SIZE	(64UL << 10)
+#define MTHP		THP "hugepages-64kB"
 
 struct row;
 
 /* Kinds of memory */
 enum {
-	M_PRIVATE	= 1 << 0,	/* MAP_PRIVATE, else MAP_SHARED */
-	M_ANON		= 1 << 1,	/* what is mapped are anonymous pages */
-	M_FD		= 1 << 2,	/* mapped from a file */
-	M_HUGETLB	= 1 << 3,
-	M_THP		= 1 << 4,
-	M_MTHP		= 1 << 5,	/* large folio, mapped by PTEs */
-	M_TMPFS		= 1 << 6,
-	M_BY_FD		= 1 << 7,	/* content comes through the file */
+	M_PRIVATE	= BIT(0),	/* MAP_PRIVATE, else MAP_SHARED */
+	M_ANON		= BIT(1),	/* what is mapped are anonymous pages */
+	M_FD		= BIT(2),	/* mapped from a file */
+	M_HUGETLB	= BIT(3),
+	M_THP		= BIT(4),
+	M_MTHP		= BIT(5),	/* large folio, mapped by PTEs */
+	M_TMPFS		= BIT(6),
+	M_BY_FD		= BIT(7),	/* content comes through the file */
 };
 
 struct memory {
@@ -164,14 +79,15 @@ struct mode {
 
 /* What a path needs */
 enum {
-	P_PAGES		= 1 << 0,	/* works on pages, not on empty entries */
-	P_TWO_NODES	= 1 << 1,
-	P_KSM		= 1 << 2,
-	P_KSM_ZERO	= 1 << 3,
-	P_NUMA_HINT	= 1 << 4,
-	P_EARLY		= 1 << 5,	/* registered before it is populated */
-	P_ON_OTHER	= 1 << 6,	/* populated on the other node */
-	P_COMPACT	= 1 << 7,
+	P_PAGES		= BIT(0),	/* works on pages, not on empty entries */
+	P_TWO_NODES	= BIT(1),
+	P_KSM		= BIT(2),
+	P_KSM_ZERO	= BIT(3),
+	P_NUMA_HINT	= BIT(4),
+	P_EARLY		= BIT(5),	/* registered before it is populated */
+	P_ON_OTHER	= BIT(6),	/* populated on the other node */
+	P_COMPACT	= BIT(7),
+	P_MAPPED_SO	= BIT(8),	/* first mapped with the protection in arg */
 };
 
 struct path {
@@ -181,7 +97,6 @@ struct path {
 	void (*prepare)(struct row *row);	/* before it is registered */
 	void (*armed)(struct row *row);		/* registered, not protected */
 	void (*run)(struct row *row);		/* protected */
-	int map_prot;				/* -1: readable and writable */
 };
 
 struct row {
@@ -197,6 +112,7 @@ struct row {
 	size_t folio;
 	int nr;			/* units in len */
 	bool filled;		/* there is content, not zeros */
+	bool split_thp;		/* M_MTHP without multi-size THP */
 	int fd, uffd;
 
 	bool want_hint;		/* each write must take a hinting fault */
@@ -218,86 +134,22 @@ struct report {
 };
 
 static struct report *report;
-static size_t page_size, huge_size, pmd_size;
 static uint64_t uffd_features;
-static int nr_nodes, nodes[2], node_cpu[2];
-static int pagemap_fd, kpageflags_fd, vmstat_fd;
 static bool verbose;
-
-/*
- * Small helpers
- */
-
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * 1000ULL + ts.tv_nsec / 1000000;
-}
-
-static ssize_t read_file(const char *path, char *buf, size_t size)
-{
-	int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t n, len = 0;
-
-	if (fd < 0)
-		return -1;
-	while ((n = read(fd, buf + len, size - 1 - len)) > 0)
-		len += n;
-	close(fd);
-	if (n < 0)
-		return -1;
-	buf[len] = '\0';
-	return len;
-}
-
-static bool write_file(const char *path, const char *text)
-{
-	int fd = open(path, O_WRONLY | O_CLOEXEC);
-	ssize_t n;
-
-	if (fd < 0)
-		return false;
-	n = write(fd, text, strlen(text));
-	close(fd);
-	return n == (ssize_t)strlen(text);
-}
-
-static long read_long(const char *path)
-{
-	char buf[32];
-
-	return read_file(path, buf, sizeof(buf)) > 0 ? atol(buf) : -1;
-}
-
-/* The number after @key in a file of "key value" lines, -1 if there is none. */
-static long long field(const char *text, const char *key)
-{
-	const char *at = text;
-
-	while ((at = strstr(at, key))) {
-		if (at == text || at[-1] == '\n')
-			return atoll(at + strlen(key) + strspn(at + strlen(key), " :\t"));
-		at++;
-	}
-	return -1;
-}
 
 /*
  * A row's process ends through one of these.
  */
 
-static void __attribute__((noreturn, format(printf, 2, 0)))
-end_row(enum outcome outcome, const char *fmt, va_list args)
+static _Noreturn __printf(2, 0)
+void end_row(enum outcome outcome, const char *fmt, va_list args)
 {
 	vsnprintf(report->text, sizeof(report->text), fmt, args);
 	report->outcome = outcome;
 	_exit(0);
 }
 
-static void __attribute__((noreturn, format(printf, 1, 2)))
-skip(const char *fmt, ...)
+static _Noreturn __printf(1, 2) void skip(const char *fmt, ...)
 {
 	va_list args;
 
@@ -306,8 +158,7 @@ skip(const char *fmt, ...)
 }
 
 /* The path did not happen this time: once more with fresh pages. */
-static void __attribute__((noreturn, format(printf, 1, 2)))
-again(const char *fmt, ...)
+static _Noreturn __printf(1, 2) void again(const char *fmt, ...)
 {
 	va_list args;
 
@@ -315,8 +166,7 @@ again(const char *fmt, ...)
 	end_row(AGAIN, fmt, args);
 }
 
-static void __attribute__((noreturn, format(printf, 1, 2)))
-fail(const char *fmt, ...)
+static _Noreturn __printf(1, 2) void fail(const char *fmt, ...)
 {
 	va_list args;
 
@@ -325,8 +175,7 @@ fail(const char *fmt, ...)
 }
 
 /* Not the end: what else is wrong may tell more. The first one is kept. */
-static void __attribute__((format(printf, 2, 3)))
-bad(struct row *row, const char *fmt, ...)
+static __printf(2, 3) void bad(struct row *row, const char *fmt, ...)
 {
 	va_list args;
 
@@ -341,180 +190,6 @@ bad(struct row *row, const char *fmt, ...)
 static void step(const char *name)
 {
 	snprintf(report->step, sizeof(report->step), "%s", name);
-}
-
-/*
- * Knobs in /proc, /sys and debugfs: saved when first set, put back at exit.
- */
-
-struct knob {
-	char path[128];
-	char saved[64];
-	char now[64];
-};
-
-static struct knob knobs[64];
-static int nr_knobs;
-static pid_t main_pid;
-
-static bool set_knob(const char *path, const char *value)
-{
-	char buf[256], *from, *to;
-	struct knob *knob;
-	int i;
-
-	for (i = 0; i < nr_knobs; i++)
-		if (!strcmp(knobs[i].path, path))
-			break;
-	knob = &knobs[i];
-	if (i == nr_knobs) {
-		if (i == ARRAY_SIZE(knobs) || read_file(path, buf, sizeof(buf)) < 0)
-			return false;
-		from = strchr(buf, '[');
-		to = from ? strchr(from, ']') : strchr(buf, '\n');
-		from = from ? from + 1 : buf;
-		if (to)
-			*to = '\0';
-		snprintf(knob->path, sizeof(knob->path), "%s", path);
-		snprintf(knob->saved, sizeof(knob->saved), "%.63s", from);
-		snprintf(knob->now, sizeof(knob->now), "%.63s", from);
-		nr_knobs++;
-	}
-	if (!strcmp(knob->now, value))
-		return true;
-	if (!write_file(path, value))
-		return false;
-	snprintf(knob->now, sizeof(knob->now), "%s", value);
-	return true;
-}
-
-static void restore_knobs(void)
-{
-	if (getpid() != main_pid)
-		return;
-	while (nr_knobs) {
-		nr_knobs--;
-		write_file(knobs[nr_knobs].path, knobs[nr_knobs].saved);
-	}
-}
-
-static void on_signal(int sig)
-{
-	restore_knobs();
-	signal(sig, SIG_DFL);
-	raise(sig);
-}
-
-/*
- * What a page is and where
- */
-
-static uint64_t pagemap(const char *addr)
-{
-	uint64_t entry;
-
-	if (pread(pagemap_fd, &entry, 8, (uintptr_t)addr / page_size * 8) != 8)
-		fail("setup: cannot read pagemap: %s", strerror(errno));
-	return entry;
-}
-
-static uint64_t pfn_of(const char *addr)
-{
-	uint64_t entry = pagemap(addr);
-
-	return entry & PM_PRESENT ? entry & PM_PFN : 0;
-}
-
-static uint64_t page_flags(uint64_t pfn)
-{
-	uint64_t flags;
-
-	if (pread(kpageflags_fd, &flags, 8, pfn * 8) != 8)
-		fail("setup: cannot read kpageflags: %s", strerror(errno));
-	return flags;
-}
-
-static bool reported_written(const char *addr)
-{
-	struct scan_region region;
-	struct scan_arg arg = {
-		.size = sizeof(arg),
-		.start = (uintptr_t)addr,
-		.end = (uintptr_t)addr + page_size,
-		.vec = (uintptr_t)&region,
-		.vec_len = 1,
-		.category_mask = SCAN_WRITTEN,
-		.return_mask = SCAN_WRITTEN,
-	};
-	int n = ioctl(pagemap_fd, SCAN_IOCTL, &arg);
-
-	if (n < 0)
-		fail("setup: PAGEMAP_SCAN: %s", strerror(errno));
-	return n > 0;
-}
-
-static int node_of(char *addr)
-{
-	void *page = (void *)((uintptr_t)addr & ~(page_size - 1));
-	int status = -1;
-
-	if (syscall(__NR_move_pages, 0, 1UL, &page, NULL, &status, 0))
-		return -1;
-	return status;
-}
-
-static int count_vmas(const struct row *row)
-{
-	static char buf[64 << 10];
-	unsigned long start, end;
-	char *line = buf;
-	int n = 0;
-
-	if (read_file("/proc/self/maps", buf, sizeof(buf)) < 0)
-		fail("setup: cannot read /proc/self/maps: %s", strerror(errno));
-	while (line && sscanf(line, "%lx-%lx", &start, &end) == 2) {
-		if (start < (uintptr_t)row->addr + row->map_len &&
-		    end > (uintptr_t)row->addr)
-			n++;
-		line = strchr(line, '\n');
-		line = line ? line + 1 : NULL;
-	}
-	return n;
-}
-
-/* Bytes of the tested mapping that smaps has under @key. */
-static size_t smaps_bytes(const char *addr, size_t len, const char *key)
-{
-	static char buf[256 << 10];
-	unsigned long start, end, kb;
-	char *line = buf;
-	bool inside = false;
-	size_t sum = 0;
-
-	if (read_file("/proc/self/smaps", buf, sizeof(buf)) < 0)
-		fail("setup: cannot read /proc/self/smaps: %s", strerror(errno));
-	while (line) {
-		if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
-			inside = start < (uintptr_t)addr + len &&
-				 end > (uintptr_t)addr;
-		else if (inside && !strncmp(line, key, strlen(key)) &&
-			 sscanf(line + strlen(key), ": %lu kB", &kb) == 1)
-			sum += kb << 10;
-		line = strchr(line, '\n');
-		line = line ? line + 1 : NULL;
-	}
-	return sum;
-}
-
-static long long vmstat(const char *key)
-{
-	static char buf[32 << 10];
-	ssize_t n = pread(vmstat_fd, buf, sizeof(buf) - 1, 0);
-
-	if (n <= 0)
-		fail("setup: cannot read /proc/vmstat");
-	buf[n] = '\0';
-	return field(buf, key);
 }
 
 /*
@@ -545,7 +220,15 @@ static int folio_index(const struct row *row, int i)
 	return i * row->unit / row->folio;
 }
 
-#define WORD(page, at)	(*(volatile uint64_t *)((page) + (at)))
+static uint64_t get_word(const char *addr)
+{
+	return __atomic_load_n((const uint64_t *)addr, __ATOMIC_RELAXED);
+}
+
+static void put_word(char *addr, uint64_t word)
+{
+	__atomic_store_n((uint64_t *)addr, word, __ATOMIC_RELAXED);
+}
 
 /* Three words of each page have content; the write goes to a fourth one. */
 static size_t word_at(int n)
@@ -594,7 +277,7 @@ static void check_page(struct row *row, const char *when, int i, size_t page,
 		size_t at = n < 3 ? word_at(n) : write_at();
 
 		want = n < 3 ? old_word(row, page) : written ? new_word(i) : 0;
-		got = WORD(addr, at);
+		got = get_word(addr + at);
 		if (got != want)
 			bad(row, "content: %s unit %d, byte %zu is %#llx, not %#llx",
 			    when, i, (size_t)(addr + at - row->addr),
@@ -638,8 +321,8 @@ static void fill(struct row *row, char *view)
 
 	for (page = 0; page < row->len / page_size; page++)
 		for (n = 0; n < 3; n++)
-			WORD(view, page * page_size + word_at(n)) =
-				old_word(row, page);
+			put_word(view + page * page_size + word_at(n),
+				 old_word(row, page));
 }
 
 static void fill_file(struct row *row)
@@ -657,13 +340,6 @@ static void fill_file(struct row *row)
 	}
 }
 
-static uint64_t sink;
-
-static void touch(const char *addr)
-{
-	sink += *(const volatile uint64_t *)addr;
-}
-
 /* Read, so that there is an entry with a page and not only a marker. */
 static void touch_all(struct row *row)
 {
@@ -671,12 +347,12 @@ static void touch_all(struct row *row)
 	int i;
 
 	for (i = 0; i < row->nr; i++) {
-		touch(target(row, i));
+		get_word(target(row, i));
 		if (pages == 1 || row->mem->flags & M_HUGETLB)
 			continue;
 		for (n = 0; n < 16; n++)
-			touch(row->addr + (i * pages + n) * page_size);
-		touch(row->addr + ((i + 1) * pages - 1) * page_size);
+			get_word(row->addr + (i * pages + n) * page_size);
+		get_word(row->addr + ((i + 1) * pages - 1) * page_size);
 	}
 }
 
@@ -710,6 +386,8 @@ static char *map(struct row *row, char *at, size_t len, int prot)
 	addr = mmap(at, len, prot,
 		    share | (at ? MAP_FIXED : 0) | (row->fd < 0 ? MAP_ANONYMOUS : 0),
 		    row->fd, 0);
+	if (addr == MAP_FAILED && flags & M_HUGETLB)
+		again("not enough huge pages: %s", strerror(errno));
 	if (addr == MAP_FAILED)
 		fail("setup: mmap of %s: %s", row->mem->name, strerror(errno));
 	if (flags & (M_THP | M_MTHP) && madvise(addr, len, MADV_HUGEPAGE))
@@ -718,29 +396,35 @@ static char *map(struct row *row, char *at, size_t len, int prot)
 }
 
 /* Room for @len at a multiple of @align, with a hole at both ends. */
-static char *room(size_t len, size_t align)
+static char *find_room(size_t len, size_t align)
 {
 	size_t all = len + 3 * align;
 	char *addr = mmap(NULL, all, PROT_NONE,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
 	if (addr == MAP_FAILED)
-		fail("setup: no room for %zu bytes", all);
+		fail("setup: no address range for %zu bytes", all);
 	munmap(addr, all);
 	return (char *)(((uintptr_t)addr + 2 * align - 1) & ~(align - 1));
+}
+
+static size_t file_len(const struct row *row)
+{
+	return row->split_thp ? pmd_size : row->len;
 }
 
 static void create(struct row *row)
 {
 	unsigned int flags = row->mem->flags;
 	size_t align = pmd_size > huge_size ? pmd_size : huge_size;
-	int prot = row->path->map_prot;
+	int prot = PROT_READ | PROT_WRITE;
 
 	row->unit = flags & M_HUGETLB ? huge_size : flags & M_THP ? pmd_size : page_size;
-	row->folio = flags & M_MTHP ? MTHP_SIZE : row->unit;
+	row->split_thp = flags & M_MTHP && access(MTHP, F_OK);
+	row->folio = row->split_thp ? pmd_size : flags & M_MTHP ? MTHP_SIZE : row->unit;
 	row->nr = flags & M_MTHP ? 32 : row->unit > page_size ? 4 : 8;
 	row->len = row->nr * row->unit;
-	row->map_len = row->len;
+	row->map_len = row->split_thp && flags & M_ANON ? pmd_size : row->len;
 	row->filled = !row->mode->unpop || flags & M_BY_FD ||
 		      (flags & (M_THP | M_MTHP) && !(flags & M_ANON));
 
@@ -750,11 +434,16 @@ static void create(struct row *row)
 	else if (flags & M_FD)
 		row->fd = memfd_create("uffd-wp-pte",
 				       flags & M_HUGETLB ? MFD_HUGETLB : 0);
-	if (flags & M_FD && (row->fd < 0 || ftruncate(row->fd, row->map_len)))
+	if (flags & M_FD && (row->fd < 0 || ftruncate(row->fd, file_len(row))))
 		skip("no file for %s: %s", row->mem->name, strerror(errno));
-	if (prot < 0 || (!row->mode->unpop && !(row->path->flags & P_EARLY)))
-		prot = PROT_READ | PROT_WRITE;
-	row->addr = map(row, room(row->map_len, align), row->map_len, prot);
+	if (row->path->flags & P_MAPPED_SO &&
+	    (row->mode->unpop || row->path->flags & P_EARLY))
+		prot = row->path->arg;
+	row->addr = find_room(row->map_len, align);
+	/* where it cannot be mapped by a PMD */
+	if (row->split_thp && !(flags & M_ANON))
+		row->addr += MTHP_SIZE;
+	map(row, row->addr, row->map_len, prot);
 }
 
 /*
@@ -764,15 +453,14 @@ static void create(struct row *row)
  */
 static void make_shmem_huge(struct row *row)
 {
-	size_t align = pmd_size > huge_size ? pmd_size : huge_size;
-	char *view = map(row, room(row->map_len, align), row->map_len,
+	char *view = map(row, find_room(file_len(row), pmd_size), file_len(row),
 			 PROT_READ | PROT_WRITE);
 
 	fill(row, view);
-	if (row->mem->flags & M_THP &&
-	    smaps_bytes(view, row->map_len, "ShmemPmdMapped") != row->map_len)
+	if ((row->mem->flags & M_THP || row->split_thp) &&
+	    smaps_bytes(view, file_len(row), "ShmemPmdMapped") != file_len(row))
 		again("shmem gave no PMD-mapped folio");
-	munmap(view, row->map_len);
+	munmap(view, file_len(row));
 }
 
 static void populate_file(struct row *row)
@@ -787,11 +475,16 @@ static void populate_file(struct row *row)
 
 static void populate(struct row *row)
 {
-	if (row->mem->flags & M_BY_FD && !(row->mem->flags & M_ANON) &&
-	    row->mem->flags & M_PRIVATE)
+	unsigned int flags = row->mem->flags;
+
+	if (flags & M_BY_FD && flags & M_PRIVATE && !(flags & M_ANON))
 		touch_all(row);
 	else
 		fill(row, row->addr);
+	if (row->split_thp && flags & M_ANON &&
+	    (mprotect(row->addr, page_size, PROT_READ) ||
+	     mprotect(row->addr, page_size, PROT_READ | PROT_WRITE)))
+		fail("setup: mprotect: %s", strerror(errno));
 }
 
 /* Is it what its name says? */
@@ -802,7 +495,7 @@ static void prove_kind(struct row *row)
 	int i;
 
 	for (i = 0; i < row->nr; i++) {
-		uint64_t entry = pagemap(target(row, i));
+		uint64_t entry = pagemap_entry(target(row, i));
 		uint64_t kpf;
 
 		if (!(entry & PM_PRESENT) || !(entry & PM_PFN))
@@ -960,9 +653,9 @@ static void *other_thread(void *arg)
 		return NULL;
 	while (read(other.go, &n, 8) == 8) {
 		if (other.read)
-			other.word = *(volatile uint64_t *)other.addr;
+			other.word = get_word(other.addr);
 		else
-			*(volatile uint64_t *)other.addr = other.word;
+			put_word(other.addr, other.word);
 		n = 1;
 		if (write(other.done, &n, 8) != 8)
 			break;
@@ -971,7 +664,7 @@ static void *other_thread(void *arg)
 }
 
 /* What came first within the time: an event, or the end of the access */
-enum came { NOTHING, EVENT, DONE };
+enum came { CAME_NOTHING, CAME_EVENT, CAME_DONE };
 
 static enum came wait_for(int uffd, int ms)
 {
@@ -982,12 +675,12 @@ static enum came wait_for(int uffd, int ms)
 	uint64_t n;
 
 	if (poll(fds, 2, ms) <= 0)
-		return NOTHING;
+		return CAME_NOTHING;
 	if (fds[0].revents)
-		return EVENT;
+		return CAME_EVENT;
 	if (read(other.done, &n, 8) != 8)
 		fail("setup: lost the other thread");
-	return DONE;
+	return CAME_DONE;
 }
 
 static void start_other(void)
@@ -997,7 +690,7 @@ static void start_other(void)
 	if (other.go < 0 || other.done < 0 ||
 	    pthread_create(&other.thread, NULL, other_thread, NULL))
 		fail("setup: cannot start a thread");
-	if (wait_for(-1, WAIT_MS) != DONE)
+	if (wait_for(-1, WAIT_MS) != CAME_DONE)
 		fail("hang: the other thread does not start");
 }
 
@@ -1064,19 +757,19 @@ static void check_event(struct row *row, int i, bool is_read)
 		    (unsigned long long)flags);
 }
 
-static void finish(struct row *row, int i, const char *doing)
+static void wait_end(struct row *row, int i, const char *doing)
 {
 	int extra = 0;
 	struct uffd_msg msg;
 
 	for (;;) {
 		switch (wait_for(row->uffd, WAIT_MS)) {
-		case DONE:
+		case CAME_DONE:
 			return;
-		case NOTHING:
+		case CAME_NOTHING:
 			fail("hang: unit %d: the %s did not finish in %d ms after it was resolved",
 			     i, doing, WAIT_MS);
-		case EVENT:
+		case CAME_EVENT:
 			bad(row, "event: unit %d: one more after it was resolved", i);
 			if (++extra > 3 ||
 			    read(row->uffd, &msg, sizeof(msg)) != sizeof(msg))
@@ -1093,17 +786,17 @@ static void check_free(struct row *row, int i, const char *whose)
 
 	start_access(target(row, i) + write_at(), false, new_word(i));
 	switch (wait_for(row->uffd, WAIT_MS)) {
-	case DONE:
+	case CAME_DONE:
 		break;
-	case NOTHING:
+	case CAME_NOTHING:
 		fail("hang: unit %d: the write to %s did not finish in %d ms", i,
 		     whose, WAIT_MS);
-	case EVENT:
+	case CAME_EVENT:
 		bad(row, "spurious: unit %d: an event for a write to %s", i, whose);
 		if (read(row->uffd, &msg, sizeof(msg)) != sizeof(msg))
 			fail("%s", row->why);
 		set_protection(row, i, 1, false);
-		finish(row, i, "write");
+		wait_end(row, i, "write");
 	}
 	check_content(row, "after the write,", i, true);
 }
@@ -1111,24 +804,24 @@ static void check_free(struct row *row, int i, const char *whose)
 /* Counts only hinting faults of the access, see numa_arm(). */
 static void note_hint(struct row *row, int i, long long before)
 {
-	if (row->want_hint && vmstat("numa_hint_faults") > before)
+	if (row->want_hint && vm_counter("numa_hint_faults") > before)
 		row->hinted[folio_index(row, i)] = true;
 }
 
 static void check_sync(struct row *row, int i)
 {
 	bool is_read = row->mode->rwp && i % 2;
-	long long hints = row->want_hint ? vmstat("numa_hint_faults") : 0;
+	long long hints = row->want_hint ? vm_counter("numa_hint_faults") : 0;
 	struct pollfd fd = { .fd = row->uffd, .events = POLLIN };
 	enum came came;
 
 	start_access(target(row, i) + (is_read ? 0 : write_at()), is_read, new_word(i));
 	came = wait_for(row->uffd, WAIT_MS);
 	note_hint(row, i, hints);
-	if (came == NOTHING)
+	if (came == CAME_NOTHING)
 		fail("hang: unit %d: the %s neither finished nor raised an event in %d ms",
 		     i, what(is_read), WAIT_MS);
-	if (came == DONE) {
+	if (came == CAME_DONE) {
 		if (!row->nr_lost++ && !row->bad)
 			snprintf(row->why, sizeof(row->why), "the %s raised no event",
 				 what(is_read));
@@ -1141,11 +834,11 @@ static void check_sync(struct row *row, int i)
 	/* the content of a read-protected page is not there to be looked at */
 	if (!row->mode->rwp)
 		check_content(row, "before it was resolved,", i, false);
-	if (wait_for(-1, 0) == DONE)
+	if (wait_for(-1, 0) == CAME_DONE)
 		fail("content: unit %d: the %s did not wait for its event to be resolved",
 		     i, what(is_read));
 	set_protection(row, i, 1, false);
-	finish(row, i, what(is_read));
+	wait_end(row, i, what(is_read));
 	if (is_read && other.word != old_word(row, target_page(row, i)))
 		bad(row, "content: unit %d: the read got %#llx", i,
 		    (unsigned long long)other.word);
@@ -1155,13 +848,13 @@ static void check_sync(struct row *row, int i)
 
 static bool still_protected(const struct row *row, int i)
 {
-	return pagemap(target(row, i)) & PM_UFFD_WP &&
-	       !reported_written(target(row, i));
+	return pagemap_entry(target(row, i)) & PM_UFFD_WP &&
+	       !scan_written(target(row, i));
 }
 
 static void check_async(struct row *row, int i)
 {
-	long long hints = row->want_hint ? vmstat("numa_hint_faults") : 0;
+	long long hints = row->want_hint ? vm_counter("numa_hint_faults") : 0;
 	enum came came;
 
 	/* No event tells; what the pagemap says of the page does. */
@@ -1176,16 +869,16 @@ static void check_async(struct row *row, int i)
 	start_access(target(row, i) + write_at(), false, new_word(i));
 	came = wait_for(row->uffd, WAIT_MS);
 	note_hint(row, i, hints);
-	if (came == NOTHING)
+	if (came == CAME_NOTHING)
 		fail("hang: unit %d: the write did not finish in %d ms", i, WAIT_MS);
-	if (came == EVENT)
+	if (came == CAME_EVENT)
 		fail("spurious: unit %d: an event although nobody is to be told", i);
 	check_content(row, "after the write,", i, true);
-	if (!reported_written(target(row, i))) {
+	if (!scan_written(target(row, i))) {
 		if (!row->nr_lost++ && !row->bad)
 			snprintf(row->why, sizeof(row->why),
 				 "not reported as written after the write");
-	} else if (pagemap(target(row, i)) & PM_UFFD_WP) {
+	} else if (pagemap_entry(target(row, i)) & PM_UFFD_WP) {
 		bad(row, "event: unit %d: written, but pagemap still has it as protected",
 		    i);
 	}
@@ -1262,12 +955,12 @@ static void mprotect_part(struct row *row)
 
 	if (mprotect(part, len, row->path->arg))
 		fail("setup: mprotect: %s", strerror(errno));
-	n = count_vmas(row);
+	n = count_vmas(row->addr, row->map_len);
 	if (n != 3)
 		fail("setup: %d VMAs after mprotect() of a part, not 3", n);
 	if (mprotect(part, len, PROT_READ | PROT_WRITE))
 		fail("setup: mprotect: %s", strerror(errno));
-	n = count_vmas(row);
+	n = count_vmas(row->addr, row->map_len);
 	/* hugetlb VMAs are never merged */
 	if (n != (row->mem->flags & M_HUGETLB ? 3 : 1))
 		fail("setup: %d VMAs after mprotect() of a part and back", n);
@@ -1438,7 +1131,7 @@ static void migrate_soft_offline(struct row *row)
 
 		if (!protected(row, i))
 			continue;
-		touch(target(row, i));
+		get_word(target(row, i));
 		before = pfn_of(target(row, i));
 		poisoned = pfn_of(addr);
 		for (n = 0; madvise(addr, hugetlb ? row->unit : page_size,
@@ -1448,7 +1141,7 @@ static void migrate_soft_offline(struct row *row)
 				      strerror(errno));
 			usleep(1000);
 		}
-		touch(target(row, i));
+		get_word(target(row, i));
 		after = pfn_of(target(row, i));
 		snprintf(text, sizeof(text), "%#llx", (unsigned long long)poisoned);
 		if (!write_file(UNPOISON, text))
@@ -1460,35 +1153,70 @@ static void migrate_soft_offline(struct row *row)
 }
 
 /*
- * Compaction moves pages to the end of their zone, and what was freed there
- * is handed out first: take that out of the way, for as long as the row runs.
+ * Compaction moves pages up, to free ones in page blocks that are partly in
+ * use: have such blocks above the row's pages, by taking some room before and
+ * after them, and freeing what is below, and most of what is above.
  */
-static void use_up_fragments(const struct row *row)
-{
-	size_t len = 4UL << (20 + row->try);
+static char *spare[2];
 
-	mmap(NULL, len, PROT_READ | PROT_WRITE,
-	     MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+static size_t spare_len(const struct row *row)
+{
+	return 4UL << (20 + row->try);
+}
+
+static void take_room(const struct row *row, int n)
+{
+	spare[n] = mmap(NULL, spare_len(row), PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (spare[n] == MAP_FAILED)
+		fail("setup: no memory: %s", strerror(errno));
+	/* a large folio needs a free block of its size */
+	if (row->mem->flags & M_MTHP)
+		madvise(spare[n], spare_len(row), MADV_HUGEPAGE);
+	if (madvise(spare[n], spare_len(row), MADV_POPULATE_WRITE))
+		again("no memory: %s", strerror(errno));
+}
+
+static void free_room(const struct row *row, uint64_t top)
+{
+	const size_t keep = MTHP_SIZE, chunk = 4 * keep;
+	size_t at;
+	int n;
+
+	for (n = 0; n < 2; n++)
+		for (at = 0; at < spare_len(row); at += chunk) {
+			bool above = pfn_of(spare[n] + at) > top;
+
+			madvise(spare[n] + at + (above ? keep : 0),
+				chunk - (above ? keep : 0), MADV_DONTNEED);
+		}
 }
 
 static void migrate_compact(struct row *row)
 {
-	uint64_t before[MAX_UNITS];
+	uint64_t before[MAX_UNITS], top = 0;
 	int i, moved = 0;
 	char path[128];
 
+	if (row->split_thp)
+		skip("no folio is large and smaller than a page block");
+	take_room(row, 1);
 	for (i = 0; i < row->nr; i++) {
-		touch(target(row, i));
 		before[i] = pfn_of(target(row, i));
+		if (before[i] > top)
+			top = before[i];
 	}
+	free_room(row, top);
 	snprintf(path, sizeof(path), NODES "node%d/compact", node_of(target(row, 0)));
 	if (!write_file(path, "1") && !write_file("/proc/sys/vm/compact_memory", "1"))
 		skip("no compaction: %s", strerror(errno));
 	for (i = 0; i < row->nr; i++) {
-		touch(target(row, i));
+		get_word(target(row, i));
 		if (protected(row, i) && pfn_of(target(row, i)) != before[i])
 			moved++;
 	}
+	/* for want of a large free block, it splits and moves small pages */
+	prove_kind(row);
 	if (moved < row->nr_protected)
 		again("compaction moved %d of %d pages", moved, row->nr_protected);
 	then_mprotect(row);
@@ -1511,28 +1239,28 @@ static long long numa_scans(void)
  * Have the scanner make the entries inaccessible, then stop it: from here on
  * each numa_hint_faults that is counted during an access is of that access.
  */
-static void numa_arm(struct row *row)
+static void numa_arm(struct row *row, int more)
 {
 	long long start = numa_scans(), hints;
 	uint64_t until = now_ms() + (start < 0 ? 300 : 1500);
 	static uint64_t dummy;
 	int n, quiet = 0;
 
-	if (!write_file("/proc/sys/kernel/numa_balancing", "1"))
+	if (!write_file(NUMAB_ON, "1"))
 		skip("no NUMA balancing: %s", strerror(errno));
-	/* A new VMA is passed over once; and a scan may be half done now. */
-	while (now_ms() < until && (start < 0 || numa_scans() < start + 4))
+	/* The first scan does not pass over new VMAs, later ones may. */
+	while (now_ms() < until && (start < 0 || numa_scans() <= start + more))
 		;
-	if (!write_file("/proc/sys/kernel/numa_balancing", "0"))
+	if (!write_file(NUMAB_ON, "0"))
 		fail("setup: cannot stop NUMA balancing: %s", strerror(errno));
 
 	/* Take the hints of all the rest that an access involves. */
 	for (n = 0; n < 50 && quiet < 3; n++) {
-		hints = vmstat("numa_hint_faults");
+		hints = vm_counter("numa_hint_faults");
 		start_access((char *)&dummy, n % 2, 0);
-		if (wait_for(row->uffd, WAIT_MS) != DONE)
+		if (wait_for(row->uffd, WAIT_MS) != CAME_DONE)
 			fail("hang: an access elsewhere did not finish");
-		quiet = vmstat("numa_hint_faults") == hints ? quiet + 1 : 0;
+		quiet = vm_counter("numa_hint_faults") == hints ? quiet + 1 : 0;
 	}
 }
 
@@ -1553,11 +1281,11 @@ static void numa_read(struct row *row)
 	int i, n;
 
 	for (n = 0; n < 4 && !all_hinted(row); n++) {
-		numa_arm(row);
+		numa_arm(row, n);
 		for (i = 0; i < row->nr; i++) {
-			hints = vmstat("numa_hint_faults");
-			touch(target(row, i));
-			if (protected(row, i) && vmstat("numa_hint_faults") > hints)
+			hints = vm_counter("numa_hint_faults");
+			get_word(target(row, i));
+			if (protected(row, i) && vm_counter("numa_hint_faults") > hints)
 				row->hinted[folio_index(row, i)] = true;
 		}
 	}
@@ -1567,25 +1295,18 @@ static void numa_read(struct row *row)
 
 static void numa_write(struct row *row)
 {
-	numa_arm(row);
+	numa_arm(row, row->try);
 	row->want_hint = true;
 }
 
-/* On the other node, the fault finds a misplaced page and may migrate it. */
+/*
+ * On the other node, the fault finds a misplaced page and may migrate it; on
+ * the node that it is used from, the fault only puts the entry back.
+ */
 static void numa_hint(struct row *row)
 {
-	must_be_on(row, nodes[1], "populating");
+	must_be_on(row, nodes[row->path->flags & P_ON_OTHER ? 1 : 0], "populating");
 	pin(0);
-	if (row->path->arg)
-		numa_write(row);
-	else
-		numa_read(row);
-}
-
-/* On the node that it is used from, the fault only puts the entry back. */
-static void numa_hint_local(struct row *row)
-{
-	must_be_on(row, nodes[0], "populating");
 	if (row->path->arg)
 		numa_write(row);
 	else
@@ -1625,49 +1346,59 @@ static const struct mode modes[] = {
 };
 
 static const struct path paths[] = {
-	{ "mprotect_none_rw", 0, PROT_NONE, NULL, NULL, mprotect_there_and_back, -1 },
-	{ "mprotect_read_rw", 0, PROT_READ, NULL, NULL, mprotect_there_and_back, -1 },
-	{ "mprotect_part_none_rw", 0, PROT_NONE, NULL, NULL, mprotect_part, -1 },
-	{ "mprotect_part_read_rw", 0, PROT_READ, NULL, NULL, mprotect_part, -1 },
+	{ .name = "mprotect_none_rw", .arg = PROT_NONE, .run = mprotect_there_and_back },
+	{ .name = "mprotect_read_rw", .arg = PROT_READ, .run = mprotect_there_and_back },
+	{ .name = "mprotect_part_none_rw", .arg = PROT_NONE, .run = mprotect_part },
+	{ .name = "mprotect_part_read_rw", .arg = PROT_READ, .run = mprotect_part },
 	/* mapped so, registered, then made writable and used, then protected */
-	{ "mprotect_before_none", P_EARLY, 0, NULL, mprotect_rw, NULL, PROT_NONE },
-	{ "mprotect_before_read", P_EARLY, 0, NULL, mprotect_rw, NULL, PROT_READ },
-	/* made writable only after it is registered and protected */
-	{ "mprotect_registered_none", 0, PROT_NONE, mprotect_set, NULL, mprotect_rw,
-	  PROT_NONE },
-	{ "mprotect_registered_read", 0, PROT_READ, mprotect_set, NULL, mprotect_rw,
-	  PROT_READ },
+	{ .name = "mprotect_before_none", .flags = P_EARLY | P_MAPPED_SO,
+	  .arg = PROT_NONE, .armed = mprotect_rw },
+	{ .name = "mprotect_before_read", .flags = P_EARLY | P_MAPPED_SO,
+	  .arg = PROT_READ, .armed = mprotect_rw },
+	/* made writable only after it was registered and protected */
+	{ .name = "mprotect_registered_none", .flags = P_MAPPED_SO,
+	  .arg = PROT_NONE, .prepare = mprotect_set, .run = mprotect_rw },
+	{ .name = "mprotect_registered_read", .flags = P_MAPPED_SO,
+	  .arg = PROT_READ, .prepare = mprotect_set, .run = mprotect_rw },
 
-	{ "migrate_move_pages", P_PAGES | P_TWO_NODES, 0, NULL, NULL,
-	  migrate_move_pages, -1 },
-	{ "migrate_move_pages_mprotect", P_PAGES | P_TWO_NODES, 1, NULL, NULL,
-	  migrate_move_pages, -1 },
-	{ "migrate_mbind", P_PAGES | P_TWO_NODES, 0, NULL, NULL, migrate_mbind, -1 },
-	{ "migrate_mbind_mprotect", P_PAGES | P_TWO_NODES, 1, NULL, NULL,
-	  migrate_mbind, -1 },
-	{ "migrate_soft_offline", P_PAGES, 0, NULL, NULL, migrate_soft_offline, -1 },
-	{ "migrate_soft_offline_mprotect", P_PAGES, 1, NULL, NULL,
-	  migrate_soft_offline, -1 },
-	{ "migrate_compact", P_PAGES | P_COMPACT, 0, NULL, NULL, migrate_compact, -1 },
-	{ "migrate_compact_mprotect", P_PAGES | P_COMPACT, 1, NULL, NULL,
-	  migrate_compact, -1 },
+	{ .name = "migrate_move_pages", .flags = P_PAGES | P_TWO_NODES,
+	  .run = migrate_move_pages },
+	{ .name = "migrate_move_pages_mprotect", .flags = P_PAGES | P_TWO_NODES,
+	  .arg = 1, .run = migrate_move_pages },
+	{ .name = "migrate_mbind", .flags = P_PAGES | P_TWO_NODES,
+	  .run = migrate_mbind },
+	{ .name = "migrate_mbind_mprotect", .flags = P_PAGES | P_TWO_NODES,
+	  .arg = 1, .run = migrate_mbind },
+	{ .name = "migrate_soft_offline", .flags = P_PAGES,
+	  .run = migrate_soft_offline },
+	{ .name = "migrate_soft_offline_mprotect", .flags = P_PAGES,
+	  .arg = 1, .run = migrate_soft_offline },
+	{ .name = "migrate_compact", .flags = P_PAGES | P_COMPACT,
+	  .run = migrate_compact },
+	{ .name = "migrate_compact_mprotect", .flags = P_PAGES | P_COMPACT,
+	  .arg = 1, .run = migrate_compact },
 
-	{ "numa_hint", P_PAGES | P_TWO_NODES | P_NUMA_HINT | P_ON_OTHER, 0, NULL,
-	  NULL, numa_hint, -1 },
-	{ "numa_hint_local", P_PAGES | P_TWO_NODES | P_NUMA_HINT, 0, NULL, NULL,
-	  numa_hint_local, -1 },
-	{ "numa_hint_write", P_PAGES | P_TWO_NODES | P_NUMA_HINT | P_ON_OTHER, 1,
-	  NULL, NULL, numa_hint, -1 },
-	{ "numa_hint_write_local", P_PAGES | P_TWO_NODES | P_NUMA_HINT, 1, NULL, NULL,
-	  numa_hint_local, -1 },
+	/* a read takes the hinting fault, on a misplaced page, on a local one */
+	{ .name = "numa_hint", .flags = P_PAGES | P_NUMA_HINT | P_ON_OTHER,
+	  .run = numa_hint },
+	{ .name = "numa_hint_local", .flags = P_PAGES | P_NUMA_HINT,
+	  .run = numa_hint },
+	/* the write itself takes it */
+	{ .name = "numa_hint_write", .flags = P_PAGES | P_NUMA_HINT | P_ON_OTHER,
+	  .arg = 1, .run = numa_hint },
+	{ .name = "numa_hint_write_local", .flags = P_PAGES | P_NUMA_HINT,
+	  .arg = 1, .run = numa_hint },
 
-	{ "ksm_merge", P_KSM, 0, NULL, NULL, ksm_merge, -1 },
-	{ "ksm_merge_first", P_KSM, 0, NULL, ksm_merge, NULL, -1 },
-	{ "ksm_zero", P_KSM | P_KSM_ZERO, 0, NULL, NULL, ksm_merge, -1 },
-	{ "ksm_zero_first", P_KSM | P_KSM_ZERO, 0, NULL, ksm_merge, NULL, -1 },
-	{ "ksm_unmerge", P_KSM, 0, NULL, NULL, ksm_merge_unmerge, -1 },
-	{ "ksm_unmerge_all", P_KSM, 1, NULL, NULL, ksm_merge_unmerge, -1 },
-	{ "ksm_unmerge_first", P_KSM, 0, NULL, ksm_merge, ksm_unmerge, -1 },
+	/* protected, then merged; and merged, then protected (first) */
+	{ .name = "ksm_merge", .flags = P_KSM, .run = ksm_merge },
+	{ .name = "ksm_merge_first", .flags = P_KSM, .armed = ksm_merge },
+	{ .name = "ksm_zero", .flags = P_KSM | P_KSM_ZERO, .run = ksm_merge },
+	{ .name = "ksm_zero_first", .flags = P_KSM | P_KSM_ZERO, .armed = ksm_merge },
+	{ .name = "ksm_unmerge", .flags = P_KSM, .run = ksm_merge_unmerge },
+	{ .name = "ksm_unmerge_all", .flags = P_KSM, .arg = 1,
+	  .run = ksm_merge_unmerge },
+	{ .name = "ksm_unmerge_first", .flags = P_KSM, .armed = ksm_merge,
+	  .run = ksm_unmerge },
 };
 
 /* Why there can be no such row, NULL if there can */
@@ -1706,13 +1437,26 @@ static const char *impossible(const struct path *path, const struct memory *mem,
  * Running the rows
  */
 
+/* Is there a need to read the protected pages before the path runs? */
+static bool must_touch(const struct row *row)
+{
+	unsigned int flags = row->path->flags;
+
+	if (row->mode->unpop)
+		return flags & P_PAGES;
+	/* protecting a file's PMD leaves markers: bring the pages back */
+	return row->mem->flags & M_THP && !(row->mem->flags & M_ANON) &&
+	       !(flags & P_MAPPED_SO && !(flags & P_EARLY) &&
+		 row->path->arg == PROT_NONE);
+}
+
 static void run_row(struct row *row)
 {
 	const struct path *path = row->path;
 
 	step("start");
 	check_features(row);
-	if (path->flags & P_TWO_NODES && nr_nodes < 2)
+	if (path->flags & (P_TWO_NODES | P_NUMA_HINT) && nr_nodes < 2)
 		skip("needs two nodes with memory and a CPU");
 	pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
 	if (pagemap_fd < 0)
@@ -1722,7 +1466,7 @@ static void run_row(struct row *row)
 
 	step("map");
 	if (path->flags & P_COMPACT)
-		use_up_fragments(row);
+		take_room(row, 0);
 	create(row);
 	step("populate");
 	populate_file(row);
@@ -1749,10 +1493,8 @@ static void run_row(struct row *row)
 	}
 	step("protect");
 	protect(row);
-	/* protecting a file's PMD leaves markers: bring the pages back */
-	if (row->mode->unpop ? path->flags & P_PAGES :
-	    row->mem->flags & M_THP && !(row->mem->flags & M_ANON) &&
-	    !(path->arg == PROT_NONE && path->prepare)) {
+	if (must_touch(row)) {
+		step("touch");
 		touch_all(row);
 		prove_kind(row);
 	}
@@ -1778,27 +1520,26 @@ static void set_thp(const struct row *row)
 	set_knob(path, pmd ? "madvise" : "never");
 	snprintf(path, sizeof(path), THP "hugepages-%zukB/shmem_enabled", pmd_size >> 10);
 	set_knob(path, pmd ? "advise" : "never");
-	snprintf(path, sizeof(path), THP "hugepages-%lukB/enabled", MTHP_SIZE >> 10);
-	set_knob(path, pte ? "madvise" : "never");
-	snprintf(path, sizeof(path), THP "hugepages-%lukB/shmem_enabled", MTHP_SIZE >> 10);
-	set_knob(path, pte ? "advise" : "never");
+	set_knob(MTHP "/enabled", pte ? "madvise" : "never");
+	set_knob(MTHP "/shmem_enabled", pte ? "advise" : "never");
 }
 
 /* Enough free huge pages on each node to hold the row and to move it */
 static void set_hugetlb(void)
 {
-	char path[128], value[32];
+	char dir[64], path[128], value[32];
 	long nr, nr_free;
 	int i;
 
-	for (i = 0; i < nr_nodes; i++) {
-		snprintf(path, sizeof(path),
-			 NODES "node%d/hugepages/hugepages-%zukB/free_hugepages",
-			 nodes[i], huge_size >> 10);
+	for (i = 0; i < nr_nodes || !i; i++) {
+		snprintf(dir, sizeof(dir), NODES "node%d/hugepages", nodes[i]);
+		if (!nr_nodes)
+			snprintf(dir, sizeof(dir), "/sys/kernel/mm/hugepages");
+		snprintf(path, sizeof(path), "%s/hugepages-%zukB/free_hugepages",
+			 dir, huge_size >> 10);
 		nr_free = read_long(path);
-		snprintf(path, sizeof(path),
-			 NODES "node%d/hugepages/hugepages-%zukB/nr_hugepages",
-			 nodes[i], huge_size >> 10);
+		snprintf(path, sizeof(path), "%s/hugepages-%zukB/nr_hugepages",
+			 dir, huge_size >> 10);
 		nr = read_long(path);
 		if (nr < 0 || nr_free >= 8)
 			continue;
@@ -1815,7 +1556,10 @@ static void set_knobs(const struct row *row)
 	set_thp(row);
 	if (row->mem->flags & M_HUGETLB)
 		set_hugetlb();
-	set_knob("/proc/sys/kernel/numa_balancing", "0");
+	set_knob(NUMAB_ON, "0");
+	/* the less of what is freed waits for reuse, the more to compact to */
+	if (row->path->flags & P_COMPACT)
+		set_knob("/proc/sys/vm/percpu_pagelist_high_fraction", "100000");
 	if (row->path->flags & P_NUMA_HINT) {
 		set_knob(NUMAB "scan_delay_ms", "1");
 		set_knob(NUMAB "scan_period_min_ms", "1");
@@ -1830,12 +1574,6 @@ static void set_knobs(const struct row *row)
 		set_knob(KSM "use_zero_pages",
 			 row->path->flags & P_KSM_ZERO ? "1" : "0");
 	}
-}
-
-static void row_name(char *buf, size_t size, const struct path *path,
-		     const struct memory *mem, const struct mode *mode)
-{
-	snprintf(buf, size, "%s %s %s", path->name, mem->name, mode->name);
 }
 
 /* Returns false if the process could not even be killed. */
@@ -1902,21 +1640,27 @@ static void try_row(struct row *row)
 	if (row->path->flags & P_KSM)
 		write_file(KSM "run", "0");
 	if (row->path->flags & P_NUMA_HINT)
-		write_file("/proc/sys/kernel/numa_balancing", "0");
+		write_file(NUMAB_ON, "0");
 }
 
-static int do_row(const struct path *path, const struct memory *mem,
-		  const struct mode *mode)
+struct row_id {
+	const struct path *path;
+	const struct memory *mem;
+	const struct mode *mode;
+	const char *why_not;
+	char name[96];
+};
+
+static void do_row(const struct row_id *id)
 {
 	static int hangs;
 	uint64_t start = now_ms();
-	char name[96];
 	int try;
 
-	row_name(name, sizeof(name), path, mem, mode);
 	for (try = 0; try < MAX_TRIES; try++) {
 		struct row row = {
-			.path = path, .mem = mem, .mode = mode, .try = try,
+			.path = id->path, .mem = id->mem, .mode = id->mode,
+			.try = try,
 		};
 
 		if (hangs >= MAX_HANGS) {
@@ -1926,30 +1670,29 @@ static int do_row(const struct path *path, const struct memory *mem,
 			break;
 		}
 		try_row(&row);
-		if (report->outcome != AGAIN)
+		if (report->outcome != AGAIN || now_ms() - start > WAIT_MS)
 			break;
 		if (verbose)
-			ksft_print_msg("%s: once more: %s\n", name, report->text);
+			ksft_print_msg("%s: once more: %s\n", id->name, report->text);
 	}
 
 	switch (report->outcome) {
 	case PASS:
-		ksft_test_result_pass("%s\n", name);
+		ksft_test_result_pass("%s\n", id->name);
 		break;
 	case SKIP:
 	case AGAIN:
 		ksft_inc_xskip_cnt();
-		printf("ok %u %s # SKIP %s\n", ksft_test_num(), name, report->text);
+		printf("ok %u %s # SKIP %s\n", ksft_test_num(), id->name, report->text);
 		break;
 	default:
 		if (!strncmp(report->text, "hang:", 5))
 			hangs++;
-		ksft_test_result_fail("%s # %s\n", name, report->text);
+		ksft_test_result_fail("%s # %s\n", id->name, report->text);
 		break;
 	}
 	if (verbose)
-		ksft_print_msg("%s took %d ms\n", name, (int)(now_ms() - start));
-	return report->outcome == FAIL;
+		ksft_print_msg("%s took %d ms\n", id->name, (int)(now_ms() - start));
 }
 
 /*
@@ -1980,117 +1723,87 @@ static bool selected(const char *name)
 	return !nr_selected;
 }
 
-static void for_each_row(void (*fn)(const struct path *path, const struct memory *mem,
-				    const struct mode *mode, const char *name,
-				    const char *why_not))
+typedef void (*row_fn)(const struct row_id *id);
+
+static void all_rows(row_fn fn)
 {
 	unsigned int p, m, o;
-	char name[96];
 
 	for (p = 0; p < ARRAY_SIZE(paths); p++)
 		for (m = 0; m < ARRAY_SIZE(memories); m++)
 			for (o = 0; o < ARRAY_SIZE(modes); o++) {
-				row_name(name, sizeof(name), &paths[p],
-					 &memories[m], &modes[o]);
-				if (selected(name))
-					fn(&paths[p], &memories[m], &modes[o], name,
-					   impossible(&paths[p], &memories[m],
-						      &modes[o]));
+				struct row_id id = {
+					.path = &paths[p],
+					.mem = &memories[m],
+					.mode = &modes[o],
+				};
+
+				id.why_not = impossible(id.path, id.mem, id.mode);
+				snprintf(id.name, sizeof(id.name), "%s %s %s",
+					 id.path->name, id.mem->name, id.mode->name);
+				if (selected(id.name))
+					fn(&id);
 			}
 }
 
 static unsigned int nr_rows, nr_listed;
 
-static void find_exact(const struct path *path __always_unused,
-		       const struct memory *mem __always_unused,
-		       const struct mode *mode __always_unused, const char *name,
-		       const char *why_not __always_unused)
+static void find_exact(const struct row_id *id)
 {
 	int i;
 
 	for (i = 0; i < nr_selected; i++)
-		if (!strcmp(name, selection[i]))
+		if (!strcmp(id->name, selection[i]))
 			selection_exact[i] = true;
 }
 
-static void count_row(const struct path *path __always_unused,
-		      const struct memory *mem __always_unused,
-		      const struct mode *mode __always_unused,
-		      const char *name __always_unused, const char *why_not)
+static void count_row(const struct row_id *id)
 {
 	nr_listed++;
-	if (!why_not)
+	if (!id->why_not)
 		nr_rows++;
 }
 
-static void list_row(const struct path *path __always_unused,
-		     const struct memory *mem __always_unused,
-		     const struct mode *mode __always_unused, const char *name,
-		     const char *why_not)
+static void list_row(const struct row_id *id)
 {
-	if (why_not)
-		printf("n/a %s: %s\n", name, why_not);
+	if (id->why_not)
+		printf("n/a %s: %s\n", id->name, id->why_not);
 	else
-		printf("%s\n", name);
+		printf("%s\n", id->name);
 }
 
-static void run_one(const struct path *path, const struct memory *mem,
-		    const struct mode *mode, const char *name __always_unused,
-		    const char *why_not)
+static void run_one(const struct row_id *id)
 {
-	if (!why_not)
-		do_row(path, mem, mode);
+	if (!id->why_not)
+		do_row(id);
 }
 
 /*
  * Start
  */
 
-static int first_number(const char *path)
+static pid_t main_pid;
+
+static void put_back(void)
 {
-	return read_long(path);
+	if (getpid() == main_pid)
+		restore_knobs();
 }
 
-/* The first two nodes that have both memory and a CPU */
-static void find_nodes(void)
+static void on_signal(int sig)
 {
-	char path[128], buf[64];
-	int node;
-
-	for (node = 0; node < 1024 && nr_nodes < 2; node++) {
-		snprintf(path, sizeof(path), NODES "node%d/cpulist", node);
-		if (read_file(path, buf, sizeof(buf)) < 0 || buf[0] == '\n')
-			continue;
-		node_cpu[nr_nodes] = first_number(path);
-		nodes[nr_nodes++] = node;
-	}
+	put_back();
+	signal(sig, SIG_DFL);
+	raise(sig);
 }
 
-static void find_sizes(void)
-{
-	static char buf[8 << 10];
-
-	page_size = sysconf(_SC_PAGESIZE);
-	if (read_file("/proc/meminfo", buf, sizeof(buf)) > 0 &&
-	    field(buf, "Hugepagesize") > 0)
-		huge_size = field(buf, "Hugepagesize") << 10;
-	pmd_size = read_long(THP "hpage_pmd_size");
-	if ((ssize_t)pmd_size <= 0)
-		pmd_size = page_size * (page_size / sizeof(void *));
-	if (!huge_size)
-		huge_size = pmd_size;
-}
-
-static void usage(FILE *out, const char *self)
-{
-	fprintf(out,
-		"usage: %s [-l] [-v] [-h] [-t TEXT] [TEXT...]\n"
-		"  Runs the rows (\"path memory mode\") whose name is or contains TEXT, else all.\n"
-		"  Several TEXTs may be given, also in one argument with commas.\n"
-		"  -l  list the rows, and the combinations that cannot be, with the reason\n"
-		"  -v  say how long each row took, and what had to be tried again\n"
-		"  -h  this text\n", self);
-}
+static const char help[] =
+	"usage: %s [-l] [-v] [-h] [-t TEXT] [TEXT...]\n"
+	"  Runs the rows (\"path memory mode\") whose name is or contains TEXT, else all.\n"
+	"  Several TEXTs may be given, also in one argument with commas.\n"
+	"  -l  list the rows, and the combinations that cannot be, with the reason\n"
+	"  -v  say how long each row took, and what had to be tried again\n"
+	"  -h  this text\n";
 
 int main(int argc, char **argv)
 {
@@ -2101,7 +1814,7 @@ int main(int argc, char **argv)
 	while ((opt = getopt(argc, argv, "hlvt:")) != -1) {
 		switch (opt) {
 		case 'h':
-			usage(stdout, argv[0]);
+			printf(help, argv[0]);
 			return 0;
 		case 'l':
 			list = true;
@@ -2113,20 +1826,20 @@ int main(int argc, char **argv)
 			add_selection(optarg);
 			break;
 		default:
-			usage(stderr, argv[0]);
+			fprintf(stderr, help, argv[0]);
 			return 2;
 		}
 	}
 	for (; optind < argc; optind++)
 		add_selection(argv[optind]);
-	for_each_row(find_exact);
-	for_each_row(count_row);
+	all_rows(find_exact);
+	all_rows(count_row);
 	if (list ? !nr_listed : !nr_rows) {
 		fprintf(stderr, "%s: no row is selected, see -l\n", argv[0]);
 		return 2;
 	}
 	if (list) {
-		for_each_row(list_row);
+		all_rows(list_row);
 		return 0;
 	}
 
@@ -2147,7 +1860,7 @@ int main(int argc, char **argv)
 		ksft_exit_skip("needs /proc/kpageflags and /proc/vmstat\n");
 
 	main_pid = getpid();
-	atexit(restore_knobs);
+	atexit(put_back);
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	signal(SIGHUP, on_signal);
@@ -2156,7 +1869,7 @@ int main(int argc, char **argv)
 	sigprocmask(SIG_BLOCK, &set, NULL);
 
 	ksft_set_plan(nr_rows);
-	for_each_row(run_one);
+	all_rows(run_one);
 	if (ksft_get_fail_cnt())
 		ksft_exit_fail();
 	ksft_exit_pass();

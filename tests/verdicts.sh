@@ -1,0 +1,250 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154,SC2164 # as in lib.sh
+# What the results must not get away with: scripts/verdict, report, compare and
+# test on results that were made up.
+
+# The unpatched kernel loses the two rows that are claimed, and no others.
+made_up() {
+	mkdir -p "$out/results"
+	printf 'repo=x\ncommit=x\nrelease=%s.4\ntitle=made-up\n' "$BASE" > "$out/origin"
+	cat > "patches/$BASE/claims" <<- END
+		# a comment
+
+		0001-a.patch: ksm-* anon *
+	END
+	cat > "$out/results/unpatched.ktap" <<- END
+		# guest: $BASE.4-unpatched
+		TAP version 13
+		1..1
+		# timeout set to 900
+		# selftests: mm: ksft_userfaultfd.sh
+		# TAP version 13
+		# # -unnin--./uffd-unit-tests
+		# # running ./uffd-unit-tests
+		# # -unnin--./uffd-unit-tests
+		# # TAP version 13
+		# # 1..5
+		# # ok 1 wp on anon
+		# # ok 2 wp on shmem
+		# # ok 3 # SKIP wp on hugetlb
+		# # not ok 4 wp on nothing
+		# # ok 5 twice
+		# # ok 6 twice
+		# # [PASS]
+		# ok 1 uffd-unit-tests
+		# # running ./uffd-wp-pte
+		# # -unnin--./uffd-wp-pte
+		# # TAP version 13
+		# # 1..4
+		# # # a word on the way: ok 9 none
+		# # ok 1 mprotect-rw anon sync
+		# # not ok 2 ksm-merge anon sync # lost: no event
+		# # not ok 3 ksm-merge anon async # lost: not written
+		# # ok 4 migrate memfd sync
+		# # # Totals: pass:2 fail:2 xfail:0 xpass:0 skip:0 error:0
+		# # [FAIL]
+		# not ok 2 uffd-wp-pte # exit=1
+		# # SUMMARY: PASS=1 SKIP=0 FAIL=1
+		# 1..2
+		not ok 1 selftests: mm: ksft_userfaultfd.sh # exit=1
+		# guest: runner exit 1
+		# guest: tainted 0
+	END
+	sed -e 's/unpatched/patched/' -e 's/not ok \(.*\) # lost.*/ok \1/' -e 's/not ok \(.*\) # exit=1/ok \1/' \
+		-e 's/FAIL/PASS/' "$out/results/unpatched.ktap" > "$out/results/patched.ktap"
+	# What a kernel says of itself before anything is wrong.
+	cat > "$out/results/patched.log" <<- END
+		Linux version $BASE.4-patched
+		Command line: console=ttyS0 panic=-1 oops=panic page_table_check=on
+		Kernel command line: console=ttyS0 panic=-1 oops=panic page_table_check=on
+		MCE: Killing uffd-unit-tests:133 due to hardware memory corruption fault at 7fd09c800000
+		reboot: Power down
+	END
+	cp "$out/results/patched.log" "$out/results/unpatched.log"
+	cp -a "$BUILD" "$CASE/good"
+	cp "patches/$BASE/claims" "$CASE/claims"
+}
+
+# spoil FILE SED-WORDS: the made-up results again, with this one change.
+spoil() {
+	rm -rf "$BUILD"
+	cp -a "$CASE/good" "$BUILD"
+	cp "$CASE/claims" "patches/$BASE/claims"
+	local file=$out/results/$1
+	if [ "$1" = claims ]; then file=patches/$BASE/claims; fi
+	cp "$file" "$CASE/unspoilt"
+	sed -i -e "$2" "$file"
+	! cmp -s "$file" "$CASE/unspoilt" || wrong "'$2' changes nothing in $1"
+}
+
+not_ok() { sed -n '/^not ok/p' "$CASE/verdict"; }
+verdict() { scripts/verdict > "$CASE/verdict" 2> "$CASE/compared"; }
+
+t_results_good() {
+	made_up
+	verdict
+	[ -z "$(not_ok)" ] || wrong "good results are $(not_ok | paste -sd'|')"
+	[ "$(grep -c '^ok - patched: .* .* ' "$CASE/verdict")" -ge 4 ] || wrong "not every row is named"
+	[ "$(grep -c '^ok - control: ' "$CASE/verdict")" -ge 2 ] || wrong "not every claimed row is named"
+	scripts/report > "$CASE/table"
+	grep -qE '^\| ksm-merge +\| anon +\| lost +\| kept +\|' "$CASE/table" || wrong "the table has no row ksm-merge lost, kept"
+	grep -qE '^\| mprotect-rw +\| anon +\| kept +\| kept +\|' "$CASE/table" || wrong "the table has no row mprotect-rw kept, kept"
+	scripts/compare > "$CASE/table"
+	grep -qE '^\| uffd-unit-tests +\| 4/1/1 +\| 4/1/1 +\|' "$CASE/table" || wrong "upstream's counts are not 4/1/1"
+}
+
+t_results_bad() {
+	made_up
+	# What is spoilt, how, and the one line (or two) that must say so.
+	while IFS=$'\t' read -r file change count regex; do
+		spoil "$file" "$change"
+		verdict || true
+		[ "$(not_ok | wc -l)" = "$count" ] || wrong "$file $change: says $(not_ok | paste -sd'|'), not $count lines"
+		not_ok | grep -E -- "$regex" > /dev/null || wrong "$file $change: says $(not_ok | paste -sd'|'), not $regex"
+	done < <(sed -E 's/\t+/\t/g' <<- 'END'
+		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync/	1	ksm-merge anon sync # it does not: ok, but 0001-a.patch claims
+		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync # SKIP why/	1	ksm-merge anon sync # it does not: skip
+		unpatched.ktap	s/ok 4 migrate memfd sync/not & # lost: no event/	1	migrate memfd sync # no patch claims it: lost: no event
+		unpatched.ktap	/ok 4 migrate/d	1	unpatched: all planned rows ran # 3 of 4
+		unpatched.ktap	/running .*uffd-wp-pte/,/not ok 2 uffd/d	3	unpatched: all planned rows ran # 0 of
+		unpatched.ktap	s/ 1\.\.4/ 1..0 # SKIP needs root/	1	unpatched: all planned rows ran # 4 of no plan
+		claims	$a 0002-b.patch: fork anon sync	1	0002-b.patch # no row matches its claim fork anon sync
+		claims	$a 0002-b.patch: ksm-merge	1	0002-b.patch # no row matches
+		claims	s/anon \*/anon sync/	1	ksm-merge anon async # no patch claims it
+		claims	/ksm/d	2	ksm-merge anon sync # no patch claims it
+		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: ksm-merge anon sync # skip no ksm
+		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: ksm-merge anon sync # lost: no event
+		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows ran # 3 of 4
+		patched.ktap	/ok 4 migrate/,$d	3	patched: not tainted # tainted: no word
+		patched.ktap	s/ok 2 uffd-wp-pte$/not & # exit=139/	1	uffd-wp-pte.* exit=139
+		patched.ktap	s/tainted 0/tainted 512/	1	patched: not tainted # tainted: 512
+		patched.log	$i ------------[ cut here ]------------\nWARNING: CPU: 0 PID: 9 at mm/memory.c:1	1	patched: clean log # WARNING: CPU: 0
+		patched.log	$i BUG: Bad page map in process a	1	patched: clean log # BUG: Bad
+		patched.log	$i kernel BUG at mm/page_table_check.c:98!	1	patched: clean log # .*BUG at
+		patched.log	1i WARNING: early	1	patched: clean log # WARNING: early
+		patched.log	$i INFO: task khugepaged:33 blocked for more than 120 seconds.	1	patched: clean log # INFO: task
+		patched.ktap	s/ok 2 wp on shmem/not &/	1	upstream suites
+		patched.ktap	s/ok 2 wp on shmem/ok 2 # SKIP wp on shmem/	1	upstream suites
+		patched.ktap	s/ok 2 wp on shmem/& # SKIP no shmem/	1	upstream suites
+		patched.ktap	/ok 2 wp on shmem/d	1	upstream suites
+		patched.ktap	/ok 6 twice/d	1	upstream suites
+		patched.ktap	s/ok 1 uffd-unit-tests/not & # exit=1/	1	upstream suites
+	END
+	)
+}
+
+# Without a row that fails before, nothing shows that the tests can fail.
+t_results_without_control() {
+	made_up
+	spoil claims '/ksm/d'
+	cp "$out/results/patched.ktap" "$out/results/unpatched.ktap"
+	verdict || true
+	grep -q '^not ok - control: ' "$CASE/verdict" || wrong "passes without a control"
+}
+
+# compare names the test that is worse, and is the one that fails.
+t_results_compared() {
+	made_up
+	while IFS=$'\t' read -r change regex; do
+		spoil patched.ktap "$change"
+		if scripts/compare > "$CASE/said" 2>&1; then wrong "passes: $change"; fi
+		grep -qE -- "$regex" "$CASE/said" || wrong "$change: does not say $regex"
+		grep -q "^compare: .* does worse" "$CASE/said"
+	done < <(sed -E 's/\t+/\t/g' <<- 'END'
+		s/ok 2 wp on shmem/not & # why not/	^  uffd-unit-tests: wp on shmem: fail why not
+		s/ok 2 wp on shmem/ok 2 # SKIP wp on shmem/	^  uffd-unit-tests: wp on shmem: skip
+		/ok 2 wp on shmem/d	^  uffd-unit-tests: wp on shmem: not run
+		s/ok 1 uffd-unit-tests/not & # exit=1/	^  suite: uffd-unit-tests: fail exit=1
+	END
+	)
+	# What did not pass before may stay as it is, or get better.
+	spoil patched.ktap 's/ok 3 # SKIP wp on hugetlb/ok 3 wp on hugetlb/'
+	scripts/compare > "$CASE/said"
+	spoil patched.ktap 's/not ok 4 wp on nothing/ok 4 wp on nothing/'
+	scripts/compare > "$CASE/said"
+	rm "$out/results/"*.ktap
+	if scripts/compare > "$CASE/said" 2>&1; then wrong "passes without results"; fi
+}
+
+# make alone, without make test, is as strict on the rows.
+t_results_reported() {
+	made_up
+	while IFS=$'\t' read -r change regex; do
+		spoil patched.ktap "$change"
+		if scripts/report > "$CASE/said" 2>&1; then wrong "passes: $change"; fi
+		grep -qE -- "$regex" "$CASE/said" || wrong "$change: does not say $regex"
+		[ "$(grep -c "^report: " "$CASE/said")" = 1 ]
+	done < <(sed -E 's/\t+/\t/g' <<- 'END'
+		s/ok 2 ksm-merge anon sync/not & # lost: no event/	^  ksm-merge anon sync: lost: no event
+		/ok 4 migrate/d	^  migrate memfd sync: not run
+		/ok 4 migrate/,$d	^  migrate memfd sync: not run
+		/ok [1-4] .*sync/d	^  ksm-merge anon async: not run
+	END
+	)
+}
+
+# --- scripts/test itself, with parts that were made up
+
+# part FILE LINE...: this program of the house says the lines and, if the last
+# word is a number, ends with it.
+part() {
+	local file=$1 status=0
+	shift
+	printf '#!/bin/sh\n' > "$file"
+	while [ $# -gt 0 ]; do
+		if [[ $1 =~ ^[0-9]+$ ]]; then status=$1; else printf 'echo "%s"\n' "$1" >> "$file"; fi
+		shift
+	done
+	printf 'exit %s\n' "$status" >> "$file"
+	chmod +x "$file"
+}
+
+parts_good() {
+	local name
+	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict; do
+		part "$name" "ok - one" "ok - two"
+	done
+	part scripts/guests "==> booting"
+	part scripts/report "a table"
+	part scripts/compare "a table"
+}
+
+make_test() { "$PWD/scripts/test" > "$CASE/said" 2>&1; }
+last_line() { tail -n 1 "$CASE/said"; }
+
+t_test_counts_good() {
+	parts_good
+	make_test || wrong "fails with good parts: $(last_line)"
+	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 0\ skipped$ ]] || wrong "says $(last_line)"
+	part tests/faults "ok - one" "ok - two # SKIP needs root"
+	make_test || wrong "fails with a skip: $(last_line)"
+	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 1\ skipped$ ]] || wrong "with a skip says $(last_line)"
+}
+
+t_test_counts_bad() {
+	local name short status lines
+	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict; do
+		short=$(basename "$name" -tests)
+		while IFS=, read -r status lines; do
+			parts_good
+			part "$name" ${lines:+"$lines"} "$status"
+			if make_test; then wrong "passes though $name says '$lines' and ends with $status"; fi
+			[[ $(last_line) =~ ^[0-9]+\ passed,\ 1\ failed,\ 0\ skipped$ ]] || wrong "$name '$lines' $status: $(last_line)"
+			grep -q "^not ok - $short" "$CASE/said" || wrong "does not name $name"
+		done <<- 'END'
+			1,
+			0,
+			2,ok - one
+			1,not ok - one # why
+			0,not ok - one # why
+			0,garbage
+		END
+	done
+	parts_good
+	part scripts/guests "boot: the guest hangs" 1
+	if make_test; then wrong "passes though a guest failed"; fi
+	grep -q '^not ok - guests' "$CASE/said"
+	parts_good
+	rm scripts/vma-tests
+	if make_test; then wrong "passes without scripts/vma-tests"; fi
+}
