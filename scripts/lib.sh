@@ -59,3 +59,16 @@ load_arch() {
 
 # The output folder of this base, and of a user's own tree beside it.
 out() { printf '%s/%s' "$BUILD" "$BASE${KDIR:+-kdir}"; }
+
+# want COMMIT: all that decides what the tree is: the base, the patches, the new
+# files. What is not there is said by those who need it.
+want() {
+	echo "$1"
+	cd "$TOP" || return
+	git hash-object "patches/$BASE/series" 2>&1 || true
+	awk '!/^#/ { for (i = 1; i <= NF; i++) print $i }' "patches/$BASE/series" 2>&1 | while read -r file; do
+		if [ -f "patches/$BASE/$file" ]; then file=patches/$BASE/$file; fi
+		git hash-object "$file" 2>&1 || true
+		[ ! -x "$file" ] || echo executable
+	done
+}

@@ -22,7 +22,7 @@ make_world() {
 	[ -e "$REAL/linux/.whole" ] || die "there is no $REAL/linux to take the mini tree from; run make first"
 	house "$WORLD/house"
 	mini_tree "$WORLD/tree"
-	mini_package "$WORLD/$package.deb"
+	mini_package "$WORLD/tree" "$WORLD/$package.deb" "$BASE.4-1"
 }
 
 # The house as it is now, uncommitted files too, as a repository of one commit.
@@ -87,14 +87,18 @@ mini_makefile() {
 	END
 }
 
-# The same as Debian packs it.
+# mini_package TREE DEB VERSION: the same as Debian packs it, with a .gitignore
+# that hides every new file at the top.
 mini_package() {
-	local root=$WORLD/deb
+	local root=$WORLD/deb.$$
 	mkdir -p "$root/DEBIAN" "$root/usr/src"
-	tar -C "$WORLD" --transform "s,^tree,$package," -cJf "$root/usr/src/$package.tar.xz" tree
-	printf '%s\n' "Package: $package" "Version: $BASE.4-1" "Architecture: all" \
+	cp -a "$1" "$root/$package"
+	echo '/*' >> "$root/$package/.gitignore"
+	tar -C "$root" --remove-files -cJf "$root/usr/src/$package.tar.xz" "$package"
+	printf '%s\n' "Package: $package" "Version: $3" "Architecture: all" \
 		"Maintainer: none <none@localhost.invalid>" "Description: a kernel in miniature" > "$root/DEBIAN/control"
-	dpkg-deb -Znone -b "$root" "$1" > /dev/null
+	dpkg-deb -Znone -b "$root" "$2" > /dev/null
+	rm -rf "$root"
 }
 
 # --- a case
@@ -111,7 +115,7 @@ begin() {
 	exec 2> "$CASE/stderr"
 	cp -a "$WORLD/house" "$CASE/house"
 	cd "$CASE/house"
-	unset MAKEFLAGS MFLAGS MAKELEVEL TESTS_ QUIET LIMIT APPEND AUTHOR GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+	unset MAKEFLAGS MFLAGS MAKELEVEL QUIET LIMIT APPEND AUTHOR GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 	export CASE WORLD KDIR='' BUILD=$CASE/build CACHE=$CASE/cache
 	export HOME=$CASE/home XDG_CONFIG_HOME=$CASE/home GIT_CONFIG_NOSYSTEM=1 MINI=$CASE/archive
 	out=$BUILD/$BASE

@@ -111,7 +111,7 @@ t_results_bad() {
 		claims	$a 0002-b.patch: fork anon sync	1	0002-b.patch # no row matches its claim fork anon sync
 		claims	$a 0002-b.patch: ksm-merge	1	0002-b.patch # no row matches
 		claims	s/anon \*/anon sync/	1	ksm-merge anon async # no patch claims it
-		claims	/ksm/d	2	ksm-merge anon sync # no patch claims it
+		claims	/ksm/d	3	ksm-merge anon sync # no patch claims it
 		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: ksm-merge anon sync # skip no ksm
 		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: ksm-merge anon sync # lost: no event
 		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows ran # 3 of 4

@@ -32,6 +32,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdnoreturn.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -141,7 +142,7 @@ static bool verbose;
  * A row's process ends through one of these.
  */
 
-static _Noreturn __printf(2, 0)
+static noreturn __printf(2, 0)
 void end_row(enum outcome outcome, const char *fmt, va_list args)
 {
 	vsnprintf(report->text, sizeof(report->text), fmt, args);
@@ -149,7 +150,7 @@ void end_row(enum outcome outcome, const char *fmt, va_list args)
 	_exit(0);
 }
 
-static _Noreturn __printf(1, 2) void skip(const char *fmt, ...)
+static noreturn __printf(1, 2) void skip(const char *fmt, ...)
 {
 	va_list args;
 
@@ -158,7 +159,7 @@ static _Noreturn __printf(1, 2) void skip(const char *fmt, ...)
 }
 
 /* The path did not happen this time: once more with fresh pages. */
-static _Noreturn __printf(1, 2) void again(const char *fmt, ...)
+static noreturn __printf(1, 2) void again(const char *fmt, ...)
 {
 	va_list args;
 
@@ -166,7 +167,7 @@ static _Noreturn __printf(1, 2) void again(const char *fmt, ...)
 	end_row(AGAIN, fmt, args);
 }
 
-static _Noreturn __printf(1, 2) void fail(const char *fmt, ...)
+static noreturn __printf(1, 2) void fail(const char *fmt, ...)
 {
 	va_list args;
 
@@ -1699,26 +1700,33 @@ static void do_row(const struct row_id *id)
  * Selecting rows: by exact name, or else by a part of it
  */
 
-static char *selection[64];
-static bool selection_exact[64];
-static int nr_selected;
+static struct {
+	const char *text;
+	bool exact, row, impossible;	/* what it is the name of, or in */
+} selection[64];
+static unsigned int nr_selected;
 
 static void add_selection(char *arg)
 {
 	char *one;
 
 	for (one = strtok(arg, ","); one; one = strtok(NULL, ","))
-		if (nr_selected < (int)ARRAY_SIZE(selection))
-			selection[nr_selected++] = one;
+		if (nr_selected < ARRAY_SIZE(selection))
+			selection[nr_selected++].text = one;
+}
+
+static bool selects(unsigned int i, const char *name)
+{
+	return selection[i].exact ? !strcmp(name, selection[i].text) :
+				    !!strstr(name, selection[i].text);
 }
 
 static bool selected(const char *name)
 {
-	int i;
+	unsigned int i;
 
 	for (i = 0; i < nr_selected; i++)
-		if (selection_exact[i] ? !strcmp(name, selection[i]) :
-					 !!strstr(name, selection[i]))
+		if (selects(i, name))
 			return true;
 	return !nr_selected;
 }
@@ -1746,22 +1754,31 @@ static void all_rows(row_fn fn)
 			}
 }
 
-static unsigned int nr_rows, nr_listed;
+static unsigned int nr_rows;
 
 static void find_exact(const struct row_id *id)
 {
-	int i;
+	unsigned int i;
 
 	for (i = 0; i < nr_selected; i++)
-		if (!strcmp(id->name, selection[i]))
-			selection_exact[i] = true;
+		if (!strcmp(id->name, selection[i].text))
+			selection[i].exact = true;
 }
 
 static void count_row(const struct row_id *id)
 {
-	nr_listed++;
+	unsigned int i;
+
 	if (!id->why_not)
 		nr_rows++;
+	for (i = 0; i < nr_selected; i++) {
+		if (!selects(i, id->name))
+			continue;
+		if (id->why_not)
+			selection[i].impossible = true;
+		else
+			selection[i].row = true;
+	}
 }
 
 static void list_row(const struct row_id *id)
@@ -1783,11 +1800,22 @@ static void run_one(const struct row_id *id)
  */
 
 static pid_t main_pid;
+static bool loaded_hwpoison;
+
+static void load_hwpoison(void)
+{
+	if (access(UNPOISON, W_OK) &&
+	    !system("modprobe hwpoison_inject >/dev/null 2>&1"))
+		loaded_hwpoison = true;
+}
 
 static void put_back(void)
 {
-	if (getpid() == main_pid)
-		restore_knobs();
+	if (getpid() != main_pid)
+		return;
+	restore_knobs();
+	if (loaded_hwpoison && system("modprobe -r hwpoison_inject >/dev/null 2>&1"))
+		ksft_print_msg("hwpoison_inject stays loaded\n");
 }
 
 static void on_signal(int sig)
@@ -1808,9 +1836,11 @@ static const char help[] =
 int main(int argc, char **argv)
 {
 	bool list = false;
+	unsigned int i;
 	sigset_t set;
 	int opt, fd;
 
+	opterr = 0;
 	while ((opt = getopt(argc, argv, "hlvt:")) != -1) {
 		switch (opt) {
 		case 'h':
@@ -1826,7 +1856,8 @@ int main(int argc, char **argv)
 			add_selection(optarg);
 			break;
 		default:
-			fprintf(stderr, help, argv[0]);
+			fprintf(stderr, "%s: unknown or incomplete option -%c, see -h\n",
+				argv[0], optopt);
 			return 2;
 		}
 	}
@@ -1834,8 +1865,11 @@ int main(int argc, char **argv)
 		add_selection(argv[optind]);
 	all_rows(find_exact);
 	all_rows(count_row);
-	if (list ? !nr_listed : !nr_rows) {
-		fprintf(stderr, "%s: no row is selected, see -l\n", argv[0]);
+	for (i = 0; i < nr_selected; i++) {
+		if (selection[i].row || (list && selection[i].impossible))
+			continue;
+		fprintf(stderr, "%s: there %s no row \"%s\", see -l\n", argv[0],
+			selection[i].impossible ? "can be" : "is", selection[i].text);
 		return 2;
 	}
 	if (list) {
@@ -1864,6 +1898,7 @@ int main(int argc, char **argv)
 	signal(SIGINT, on_signal);
 	signal(SIGTERM, on_signal);
 	signal(SIGHUP, on_signal);
+	load_hwpoison();
 	sigemptyset(&set);
 	sigaddset(&set, SIGCHLD);
 	sigprocmask(SIG_BLOCK, &set, NULL);
