@@ -9,6 +9,9 @@ BUILD=${BUILD:-$TOP/build}
 CACHE=${CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/uffd-wp}
 ARCH=${ARCH:-$(uname -m)}
 export TOP BASE KDIR BUILD CACHE ARCH
+# What other programs say is read here, so they say it in one language.
+export LC_ALL=C.UTF-8
+unset LANGUAGE
 
 # One line on what goes on, for a person who waits.
 say() { printf '==> %s\n' "$*"; }
@@ -16,18 +19,23 @@ say() { printf '==> %s\n' "$*"; }
 # One line on what was wrong and what to do; nothing after it is done.
 die() { printf '%s: %s\n' "${0##*/}" "$*" >&2; exit 1; }
 
+# full: one of our disks has no room for a file more. Not all programs say so:
+# tar "wrote only 4096 bytes", git is "unable to write".
+full() { { df -Pk "$BUILD" "$CACHE" 2>/dev/null || true; } | awk 'NR > 1 && $4 < 1024 { full = 1 } END { exit !full }'; }
+
 # run LOG WHAT COMMAND...: output goes to LOG; a failure is one line with what
 # failed, the log's own error or the full disk behind it, and where the log is.
 # COMMAND is a program or a chain of &&: set -e does not reach into it.
 run() {
-	local log=$1 what=$2
+	local log=$1 what=$2 said
 	shift 2
 	mkdir -p "${log%/*}"
-	"$@" > "$log" 2>&1 && return
-	if grep -q 'No space left on device' "$log"; then
+	# The end of it is kept in memory too: the log itself may be on the full disk.
+	said=$("$@" 2>&1 | tee "$log" 2>/dev/null | tail -n 1000; exit "${PIPESTATUS[0]}") && return
+	if [[ $said == *'No space left on device'* ]] || full; then
 		die "$what: no space left on the device; free some and run the same again (log: $log)"
 	fi
-	die "$what failed: $(grep -m1 -iE 'error|fatal|cannot|\*\*\* ' "$log" || tail -n 1 "$log") (log: $log)"
+	die "$what failed: $(grep -m1 -iE 'error: |error [0-9]|fatal|cannot|\*\*\* |^E: ' <<< "$said" || tail -n 1 <<< "$said") (log: $log)"
 }
 
 # need_space DIR MIB WHAT: say so before half of it is written.

@@ -22,7 +22,7 @@ state() {
 undisturbed() {
 	(
 		export BUILD=$CASE/reference/build CACHE=$CASE/reference/cache
-		out=$BUILD/$BASE
+		out=$BUILD/${out##*/}
 		expect_ok make kernels
 		state > "$CASE/reference/state" 2>&1
 	)
@@ -69,6 +69,11 @@ t_cut_configuration() { cut make ' allnoconfig' 'echo half > "$2"/out/.config ||
 t_cut_image() { cut make " ${image##*/}" 'mkdir -p "${3#O=}/'"${image%/*}"'"; echo half > "${3#O=}/'"$image"'"'; }
 t_cut_headers() { cut make ' headers ' ':'; }
 t_cut_tests() { cut make ' install ' 'for to; do :; done; mkdir -p "${to#*=}/mm"; echo half > "${to#*=}/mm/mini.c"'; }
+}
+
+t_cut_kdir_import() {
+	kdir
+	cut git ' commit ' :
 }
 
 # The series changed, and its checkout is cut short: what git had half done is

@@ -19,7 +19,7 @@ t_disk_small_cache() {
 	disk "$CACHE" 2m
 	expect_fail "the source of $package .* needs [0-9]+ MiB in $CACHE, which has [0-9]+ MiB free; .*CACHE=" make tree
 	[ ! -e "$CACHE/deb" ] || wrong "downloads all the same"
-	stub df
+	grow "$CACHE" 9g
 	expect_ok make tree
 }
 
@@ -67,11 +67,18 @@ t_disk_full_build() {
 
 # run, by which all long steps are done, knows a full disk by what was said.
 t_disk_full_step() {
+	# shellcheck disable=SC2016,SC2317 # called by name
 	full() { bash -c '. scripts/lib.sh; run "$BUILD/log" "writing the tests" sh -c "$1"' - "$1"; }
-	expect_fail "writing the tests: no space left on the device; free some and run the same again \\(log: .*/log\\)" full 'echo x > /dev/full'
+	expect_fail "writing the tests: no space left on the device; free some and run the same again \\(log: .*/log\\)" full 'cat COPYING > /dev/full'
 	expect_fail "writing the tests failed: other error: why \\(log: .*/log\\)" full 'echo one; echo other error: why; echo last; exit 3'
 	expect_fail "writing the tests failed: last \\(log: .*/log\\)" full 'echo one; echo last; exit 3'
 	expect_ok full 'echo error: none'
-	export LC_ALL=de_DE.UTF-8 LANGUAGE=de
-	expect_fail "no space left on the device" full 'echo x > /dev/full'
+	# The names of objects are no errors.
+	expect_fail "writing the tests failed: a.c:1: error: why" full 'echo "  CC      uterror.o"; echo "a.c:1: error: why"; exit 2'
+	# shellcheck disable=SC2016 # of the step
+	# In whatever language the caller has it, and on whatever disk the log is.
+	LC_ALL=C LANGUAGE=de expect_fail "no space left on the device" full \
+		'[ "$LC_ALL$LANGUAGE" = C.UTF-8 ] && echo "No space left on device" || echo "Kein Platz"; exit 1'
+	ln -sfn /dev/full "$BUILD/log"
+	expect_fail "no space left on the device" full 'cat COPYING > /dev/full'
 }

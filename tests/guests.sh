@@ -30,19 +30,20 @@ t_guest_good() {
 
 t_guest_hangs() {
 	guest 'echo "ok 1 row"; sleep 1000'
-	QUIET=5 expect_fail "the guest hangs: no word for 5 s; the last result was 'ok 1 row'; see .*guest.log" boot
+	QUIET=8 expect_fail "the guest hangs: no word for 8 s; the last result was 'ok 1 row'; see .*guest.log" boot
 	alone
 }
 
 t_guest_never_ends() {
+	# shellcheck disable=SC2016 # of the guest
 	guest 'while sleep 1; do n=$((n + 1)); echo "ok $n again"; done'
-	LIMIT=12 expect_fail "did not end within 12 s; the last result was 'ok [0-9]+ again'; see .*guest.ktap" boot
+	LIMIT=15 expect_fail "did not end within 15 s; the last result was 'ok [0-9]+ again'; see .*guest.ktap" boot
 	alone
 }
 
 t_guest_panics() {
 	guest 'echo "ok 1 row"; echo c > /proc/sysrq-trigger; sleep 1000'
-	QUIET=30 expect_fail "the kernel panicked: Kernel panic - .*; the last result was 'ok 1 row'; see .*guest.log" boot
+	QUIET=30 expect_fail "the kernel panicked: Kernel panic - .*sysrq.*; the last result was 'ok 1 row'" boot
 	alone
 	# The first program of all dies: nothing was run yet.
 	printf '#!/bin/sh\nexit 3\n' > scripts/guest-init
@@ -68,7 +69,7 @@ t_guest_of_before() {
 t_kernel_missing() {
 	mkdir -p "$out"
 	expect_fail "there is no kernel $CASE/none; run make first" scripts/boot "$CASE/none" "$out/initrd" "$out/results/guest"
-	expect_fail "there is no .*initrd.*run make first" boot
+	expect_fail "$qemu failed: .*$out/initrd.*No such file" boot
 }
 
 t_qemu_cannot_start() {
@@ -88,24 +89,25 @@ t_qemu_refuses() {
 
 # Ctrl-C reaches the whole group, kill only the program.
 t_boot_interrupted() {
-	local pid target signal status
+	local target signal status
 	guest 'sleep 1000'
 	for signal in INT TERM; do
 		for target in -1 1; do
 			# Nothing in the background hears Ctrl-C, unless it is told to.
 			env --default-signal=INT,QUIT setsid scripts/boot "$KERNEL" "$out/initrd" "$out/results/guest" > "$CASE/said" 2>&1 &
-			pid=$!
+			GROUP=$!
 			for _ in {1..50}; do
 				if grep -q 'Linux version' "$out/results/guest.log" 2>/dev/null; then break; fi
 				sleep 0.2
 			done
 			[ -n "$(left)" ] || wrong "no guest to interrupt"
-			kill -s $signal -- $((target * pid))
+			kill -s $signal -- $((target * GROUP))
 			status=0
-			wait $pid || status=$?
+			wait "$GROUP" || status=$?
 			[ $status != 0 ] || wrong "$signal to ($target) is a success"
 			sleep 0.3
 			alone
+			GROUP=
 			rm "$out/results/guest.log"
 			# A Ctrl-C that the program gets alone is no Ctrl-C of a terminal.
 			[ $signal = TERM ] || break

@@ -119,7 +119,7 @@ t_refresh_cut_short() {
 	touch "$CASE/killed"
 	# shellcheck disable=SC2016 # of the stub
 	export DIES LEAVES='[ "$name" = mv ] || rm "$@"'
-	for call in "$PWD/patches/$BASE.new/" "$PWD/patches/$BASE.new/series" "$PWD/patches/$BASE/"; do
+	for call in "-t $PWD/patches/$BASE " " $PWD/patches/$BASE/series " " $PWD/patches/$BASE/"; do
 		touch "$CASE/armed"
 		DIES=$call
 		cut_short make refresh
@@ -129,7 +129,7 @@ t_refresh_cut_short() {
 	done
 	expect_ok make refresh
 	ls "patches/$BASE/"*-mm-add-l.patch > /dev/null || wrong "the commit is not taken home"
-	[ -z "$(git status --porcelain | grep -v "patches/$BASE/")" ] || wrong "leaves $(git status --porcelain)"
+	! git status --porcelain | grep -v " patches/$BASE/" > "$CASE/why" || wrong "stays behind"
 }
 
 # What was changed at home since make tree is not written over.
@@ -234,6 +234,7 @@ t_patch_is_no_patch() {
 	patch=$(echo "patches/$BASE"/0001-*.patch)
 	cp "$patch" "$CASE/patch"
 	# Empty, without who, what or when, and cut off at several places.
+	# shellcheck disable=SC2016 # of sed
 	for change in d /^From:/d /^Subject:/d /^Date:/d '/^@@/,$d' '/^@@/{n;N;N;q}'; do
 		sed "$change" "$CASE/patch" > "$patch"
 		expect_fail "0001-[^ ]*\\.patch (is not a patch|does not apply): " make tree

@@ -79,8 +79,8 @@ mini_makefile() {
 		> mkdir -p \$(O)/${image%/*}
 		> cat Kbuild mm/*.c \$(O)/.config > \$(O)/$image
 		headers:
-		> mkdir -p \$(O)/usr
-		> cp -r include/uapi \$(O)/usr/include
+		> mkdir -p \$(O)/usr/include
+		> cp -r include/uapi/. \$(O)/usr/include
 		headers_install:
 		> mkdir -p \$(INSTALL_HDR_PATH)/include
 		> cp -r include/uapi/. \$(INSTALL_HDR_PATH)/include
@@ -108,9 +108,10 @@ mini_package() {
 begin() {
 	NAME=$1
 	CASE=$WORLD/$NAME
-	mkdir -p "$CASE/bin" "$CASE/home"
+	mkdir -p "$CASE"/{bin,home,tmp}
 	trap 'finish $?' EXIT
 	trap 'echo "line $LINENO of ${BASH_SOURCE##*/}: $BASH_COMMAND" >> "$CASE/why"' ERR
+	trap 'wrong "no end within its time"' TERM
 	set -E
 	exec 2> "$CASE/stderr"
 	cp -a "$WORLD/house" "$CASE/house"
@@ -118,6 +119,8 @@ begin() {
 	unset MAKEFLAGS MFLAGS MAKELEVEL QUIET LIMIT APPEND AUTHOR GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 	export CASE WORLD KDIR='' BUILD=$CASE/build CACHE=$CASE/cache
 	export HOME=$CASE/home XDG_CONFIG_HOME=$CASE/home GIT_CONFIG_NOSYSTEM=1 MINI=$CASE/archive
+	# Should a case miss its stubs, it still goes nowhere.
+	export TMPDIR=$CASE/tmp http_proxy=http://localhost.invalid https_proxy=http://localhost.invalid
 	out=$BUILD/$BASE
 	mkdir -p "$MINI"
 	ln -s "$WORLD/$package.deb" "$MINI/"
@@ -133,6 +136,7 @@ real() { rm -f "$CASE/bin/$1"; }
 
 # The line that the case has earned.
 finish() {
+	[ -z "${GROUP:-}" ] || kill -9 -- "-$GROUP" || true
 	if [ -s "$CASE/skip" ]; then
 		echo "ok - $NAME # SKIP $(head -n 1 "$CASE/skip")"
 	elif [ "$1" = 0 ]; then
@@ -179,9 +183,13 @@ expect_ok() {
 }
 
 # cut_short COMMAND...: something in it kills all of it, as a power cut would.
+# GROUP: it has a process group of its own, which ends with the case at the latest.
 cut_short() {
 	local status=0
-	setsid -w "$@" > "$CASE/said" 2>&1 < /dev/null || status=$?
+	setsid "$@" > "$CASE/said" 2>&1 < /dev/null &
+	GROUP=$!
+	wait $GROUP || status=$?
+	GROUP=
 	[ $status = 137 ] || wrong "$* was not cut short ($status): $(complaint | head -n 3 | paste -sd'|')"
 }
 

@@ -46,7 +46,7 @@
 
 #define WAIT_MS		5000	/* no single step takes longer */
 #define ROW_MS		20000	/* nor a whole row */
-#define MAX_TRIES	10	/* for a path that could not be proved to have run */
+#define MAX_TRIES	32	/* for a path that could not be proved to have run */
 #define MAX_HANGS	8	/* then the rest is given up */
 #define MAX_UNITS	32
 
@@ -768,8 +768,9 @@ static void wait_end(struct row *row, int i, const char *doing)
 		case CAME_DONE:
 			return;
 		case CAME_NOTHING:
-			fail("hang: unit %d: the %s did not finish in %d ms after it was resolved",
-			     i, doing, WAIT_MS);
+			fail("hang: unit %d: the %s goes on %d ms after it was resolved%s%s",
+			     i, doing, WAIT_MS, row->bad ? "; and " : "",
+			     row->bad ? row->why : "");
 		case CAME_EVENT:
 			bad(row, "event: unit %d: one more after it was resolved", i);
 			if (++extra > 3 ||
@@ -1008,8 +1009,10 @@ static void ksm_merge(struct row *row)
 	if (!write_file(KSM "run", "1"))
 		skip("cannot start KSM: %s", strerror(errno));
 	while (!ksm_merged(row)) {
+		if (now_ms() > until && row->try)
+			skip("KSM did not merge the pages in %d ms", WAIT_MS);
 		if (now_ms() > until)
-			again("KSM did not merge the pages in %d ms", WAIT_MS);
+			again("KSM did not merge the pages");
 		usleep(500);
 	}
 	write_file(KSM "run", "0");
@@ -1156,41 +1159,65 @@ static void migrate_soft_offline(struct row *row)
 /*
  * Compaction moves pages up, to free ones in page blocks that are partly in
  * use: have such blocks above the row's pages, by taking some room before and
- * after them, and freeing what is below, and most of what is above.
+ * after them, and freeing what is below, and the first half of each block that
+ * is above. Use up the small free pieces at first: the row's pages would be
+ * taken from these; and a large folio is split if it finds those above.
  */
-static char *spare[2];
+enum { ROOM_BEFORE, ROOM_AFTER, FRAGMENTS, NR_SPARE };
+
+static char *spare[NR_SPARE];
+
+#define SPARE_MAX	(8UL << 20)
 
 static size_t spare_len(const struct row *row)
 {
-	return 4UL << (20 + row->try);
+	return row->try ? SPARE_MAX : SPARE_MAX / 2;
 }
 
-static void take_room(const struct row *row, int n)
+static void take_spare(const struct row *row, int n)
 {
-	spare[n] = mmap(NULL, spare_len(row), PROT_READ | PROT_WRITE,
+	size_t len = spare_len(row);
+
+	spare[n] = mmap(NULL, len, PROT_READ | PROT_WRITE,
 			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (spare[n] == MAP_FAILED)
-		fail("setup: no memory: %s", strerror(errno));
-	/* a large folio needs a free block of its size */
-	if (row->mem->flags & M_MTHP)
-		madvise(spare[n], spare_len(row), MADV_HUGEPAGE);
-	if (madvise(spare[n], spare_len(row), MADV_POPULATE_WRITE))
+		again("no memory: %s", strerror(errno));
+	madvise(spare[n], len, n != FRAGMENTS && row->mem->flags & M_MTHP ?
+				MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	if (madvise(spare[n], len, MADV_POPULATE_WRITE))
 		again("no memory: %s", strerror(errno));
 }
 
-static void free_room(const struct row *row, uint64_t top)
+static void before_compact(const struct row *row)
 {
-	const size_t keep = MTHP_SIZE, chunk = 4 * keep;
-	size_t at;
+	take_spare(row, FRAGMENTS);
+	take_spare(row, ROOM_BEFORE);
+}
+
+static void free_spare(const struct row *row, uint64_t top)
+{
+	static uint64_t entry[SPARE_MAX / 4096];
+	const size_t block = pmd_size / page_size;
+	size_t i, start, nr = spare_len(row) / page_size;
+	uint64_t pfn;
 	int n;
 
-	for (n = 0; n < 2; n++)
-		for (at = 0; at < spare_len(row); at += chunk) {
-			bool above = pfn_of(spare[n] + at) > top;
-
-			madvise(spare[n] + at + (above ? keep : 0),
-				chunk - (above ? keep : 0), MADV_DONTNEED);
+	for (n = 0; n < NR_SPARE; n++) {
+		if (!spare[n] ||
+		    pread(pagemap_fd, entry, nr * 8,
+			  (uintptr_t)spare[n] / page_size * 8) <= 0)
+			continue;
+		for (i = 0, start = 0; i <= nr; i++) {
+			pfn = i < nr ? entry[i] & PM_PFN : 0;
+			if (i < nr && (pfn < top || (n != FRAGMENTS &&
+						     pfn % block < block / 2)))
+				continue;
+			if (i > start)
+				madvise(spare[n] + start * page_size,
+					(i - start) * page_size, MADV_DONTNEED);
+			start = i + 1;
 		}
+	}
 }
 
 static void migrate_compact(struct row *row)
@@ -1201,13 +1228,13 @@ static void migrate_compact(struct row *row)
 
 	if (row->split_thp)
 		skip("no folio is large and smaller than a page block");
-	take_room(row, 1);
+	take_spare(row, ROOM_AFTER);
 	for (i = 0; i < row->nr; i++) {
 		before[i] = pfn_of(target(row, i));
 		if (before[i] > top)
 			top = before[i];
 	}
-	free_room(row, top);
+	free_spare(row, top);
 	snprintf(path, sizeof(path), NODES "node%d/compact", node_of(target(row, 0)));
 	if (!write_file(path, "1") && !write_file("/proc/sys/vm/compact_memory", "1"))
 		skip("no compaction: %s", strerror(errno));
@@ -1393,6 +1420,7 @@ static const struct path paths[] = {
 	/* protected, then merged; and merged, then protected (first) */
 	{ .name = "ksm_merge", .flags = P_KSM, .run = ksm_merge },
 	{ .name = "ksm_merge_first", .flags = P_KSM, .armed = ksm_merge },
+	/* of a large folio, it may be the split that finds the zero page */
 	{ .name = "ksm_zero", .flags = P_KSM | P_KSM_ZERO, .run = ksm_merge },
 	{ .name = "ksm_zero_first", .flags = P_KSM | P_KSM_ZERO, .armed = ksm_merge },
 	{ .name = "ksm_unmerge", .flags = P_KSM, .run = ksm_merge_unmerge },
@@ -1467,7 +1495,7 @@ static void run_row(struct row *row)
 
 	step("map");
 	if (path->flags & P_COMPACT)
-		take_room(row, 0);
+		before_compact(row);
 	create(row);
 	step("populate");
 	populate_file(row);
@@ -1494,6 +1522,10 @@ static void run_row(struct row *row)
 	}
 	step("protect");
 	protect(row);
+	/* a PMD of anonymous memory stays one, unless KSM has split it */
+	if (row->mem->flags & M_THP && row->mem->flags & M_ANON &&
+	    !(path->armed && path->flags & P_KSM))
+		prove_pmd(row);
 	if (must_touch(row)) {
 		step("touch");
 		touch_all(row);
@@ -1671,7 +1703,7 @@ static void do_row(const struct row_id *id)
 			break;
 		}
 		try_row(&row);
-		if (report->outcome != AGAIN || now_ms() - start > WAIT_MS)
+		if (report->outcome != AGAIN || now_ms() - start > ROW_MS)
 			break;
 		if (verbose)
 			ksft_print_msg("%s: once more: %s\n", id->name, report->text);
