@@ -39,7 +39,7 @@ t_disk_small_build() {
 t_disk_full_cache() {
 	local free
 	own_mounts
-	for free in 0 8 64 600 1000 1500 2000; do
+	for free in 0 64 1500; do
 		rm -rf "${BUILD:?}"
 		disk "$CACHE" "$((free + 40))k"
 		expect_fail "no space left.*free some" make tree
@@ -55,7 +55,7 @@ t_disk_full_build() {
 	own_mounts
 	expect_ok scripts/get
 	rm -rf "$BUILD"
-	for free in 4 16 32 100 700 1500; do
+	for free in 4 100 1500; do
 		disk "$BUILD" "${free}k"
 		expect_fail "no space left.*free some" make tree
 		grow "$BUILD" 100m
