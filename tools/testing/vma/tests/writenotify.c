@@ -4,14 +4,21 @@
  * Who wants to hear of writes to a mapping, and who has to look at single PTEs
  * because of it:
  *
- * - vma_wants_writenotify() is about the flags and the backing of a VMA, and
- *   about nothing else. vma_set_page_prot() takes the write permission out of
- *   vm_page_prot if it says yes.
+ * - vma_writenotify_reasons() tells who it is: what backs the mapping,
+ *   soft-dirty tracking, userfaultfd. It is about the flags and the backing of
+ *   a VMA, and about nothing else.
+ *
+ * - vma_wants_writenotify() says whether there is any reason at all.
+ *   vma_set_page_prot() takes the write permission out of vm_page_prot then.
  *
  * - vma_wants_manual_pte_write_upgrade() says whether PTEs that are built from
  *   vm_page_prot can lack a write permission that they might have. For shared
  *   mappings that is so while writes are notified, unless the protection is
  *   one that a driver made up.
+ *
+ * - vma_new_pte_prot() is what a new PTE is built from: vm_page_prot, unless the
+ *   PTE has no uffd bit and userfaultfd is the only reason. Then nothing speaks
+ *   against the write permission.
  */
 
 static vm_fault_t dummy_mkwrite(struct vm_fault *vmf)
@@ -44,68 +51,83 @@ struct backing {
 	bool hugetlb;
 	bool softdirty;		/* Soft-dirty tracking is on. */
 	bool uffd_wp;
-	bool notify;		/* Expected, if shared and writable. */
+	unsigned int reasons;	/* Expected, if shared and writable. */
 };
+
+#define BACKER		WRITENOTIFY_BACKER
+#define SOFT_DIRTY	WRITENOTIFY_SOFT_DIRTY
+#define UFFD_WP		WRITENOTIFY_UFFD_WP
 
 static const struct backing backings[] = {
 	/* No backer that cares, so only tracking counts. */
 	{ "shmem", &ops_plain, .file = true },
 	{ "shmem, softdirty", &ops_plain, .file = true, .softdirty = true,
-	  .notify = true },
+	  .reasons = SOFT_DIRTY },
 	{ "shmem, uffd-wp", &ops_plain, .file = true, .uffd_wp = true,
-	  .notify = true },
+	  .reasons = UFFD_WP },
 	{ "shmem, softdirty, uffd-wp", &ops_plain, .file = true,
-	  .softdirty = true, .uffd_wp = true, .notify = true },
+	  .softdirty = true, .uffd_wp = true, .reasons = SOFT_DIRTY | UFFD_WP },
 	{ "no file", &ops_plain },
-	{ "no file, softdirty", &ops_plain, .softdirty = true, .notify = true },
-	{ "no file, uffd-wp", &ops_plain, .uffd_wp = true, .notify = true },
+	{ "no file, softdirty", &ops_plain, .softdirty = true, .reasons = SOFT_DIRTY },
+	{ "no file, uffd-wp", &ops_plain, .uffd_wp = true, .reasons = UFFD_WP },
 	{ "no ops", NULL },
-	{ "no ops, softdirty", NULL, .softdirty = true, .notify = true },
-	{ "no ops, uffd-wp", NULL, .uffd_wp = true, .notify = true },
+	{ "no ops, softdirty", NULL, .softdirty = true, .reasons = SOFT_DIRTY },
+	{ "no ops, uffd-wp", NULL, .uffd_wp = true, .reasons = UFFD_WP },
 
 	/* Huge pages have no soft-dirty tracking. */
 	{ "hugetlb", &ops_plain, .file = true, .hugetlb = true },
 	{ "hugetlb, softdirty", &ops_plain, .file = true, .hugetlb = true,
 	  .softdirty = true },
 	{ "hugetlb, uffd-wp", &ops_plain, .file = true, .hugetlb = true,
-	  .uffd_wp = true, .notify = true },
+	  .uffd_wp = true, .reasons = UFFD_WP },
 	{ "hugetlb, softdirty, uffd-wp", &ops_plain, .file = true,
-	  .hugetlb = true, .softdirty = true, .uffd_wp = true, .notify = true },
+	  .hugetlb = true, .softdirty = true, .uffd_wp = true, .reasons = UFFD_WP },
 
 	/* A filesystem wants to know, whatever is tracked besides. */
 	{ "page_mkwrite", &ops_page_mkwrite, .file = true, .writeback = true,
-	  .notify = true },
+	  .reasons = BACKER },
 	{ "page_mkwrite, no writeback", &ops_page_mkwrite, .file = true,
-	  .notify = true },
+	  .reasons = BACKER },
 	{ "page_mkwrite, softdirty", &ops_page_mkwrite, .file = true,
-	  .writeback = true, .softdirty = true, .notify = true },
+	  .writeback = true, .softdirty = true, .reasons = BACKER | SOFT_DIRTY },
 	{ "page_mkwrite, uffd-wp", &ops_page_mkwrite, .file = true,
-	  .writeback = true, .uffd_wp = true, .notify = true },
+	  .writeback = true, .uffd_wp = true, .reasons = BACKER | UFFD_WP },
 	{ "page_mkwrite, softdirty, uffd-wp", &ops_page_mkwrite, .file = true,
 	  .writeback = true, .softdirty = true, .uffd_wp = true,
-	  .notify = true },
-	{ "pfn_mkwrite", &ops_pfn_mkwrite, .file = true, .notify = true },
+	  .reasons = BACKER | SOFT_DIRTY | UFFD_WP },
+	{ "pfn_mkwrite, softdirty, uffd-wp", &ops_pfn_mkwrite, .file = true,
+	  .softdirty = true, .uffd_wp = true,
+	  .reasons = BACKER | SOFT_DIRTY | UFFD_WP },
+	{ "pfn_mkwrite", &ops_pfn_mkwrite, .file = true, .reasons = BACKER },
 	{ "pfn_mkwrite, uffd-wp", &ops_pfn_mkwrite, .file = true,
-	  .uffd_wp = true, .notify = true },
+	  .uffd_wp = true, .reasons = BACKER | UFFD_WP },
 	{ "page_mkwrite, pfn_mkwrite", &ops_both_mkwrite, .file = true,
-	  .writeback = true, .notify = true },
+	  .writeback = true, .reasons = BACKER },
 	{ "writeback", &ops_plain, .file = true, .writeback = true,
-	  .notify = true },
+	  .reasons = BACKER },
 	{ "writeback, softdirty", &ops_plain, .file = true, .writeback = true,
-	  .softdirty = true, .notify = true },
+	  .softdirty = true, .reasons = BACKER | SOFT_DIRTY },
 	{ "writeback, uffd-wp", &ops_plain, .file = true, .writeback = true,
-	  .uffd_wp = true, .notify = true },
+	  .uffd_wp = true, .reasons = BACKER | UFFD_WP },
 
 	/* There are no pages to write back behind bare PFNs. */
 	{ "pfnmap", &ops_plain, .file = true, .pfnmap = true },
 	{ "pfnmap, writeback", &ops_plain, .file = true, .writeback = true,
 	  .pfnmap = true },
 	{ "pfnmap, pfn_mkwrite", &ops_pfn_mkwrite, .file = true,
-	  .pfnmap = true, .notify = true },
+	  .pfnmap = true, .reasons = BACKER },
 	{ "pfnmap, softdirty", &ops_plain, .file = true, .pfnmap = true,
-	  .softdirty = true, .notify = true },
+	  .softdirty = true, .reasons = SOFT_DIRTY },
 	{ "pfnmap, uffd-wp", &ops_plain, .file = true, .pfnmap = true,
-	  .uffd_wp = true, .notify = true },
+	  .uffd_wp = true, .reasons = UFFD_WP },
+	{ "writeback, softdirty, uffd-wp", &ops_plain, .file = true,
+	  .writeback = true, .softdirty = true, .uffd_wp = true,
+	  .reasons = BACKER | SOFT_DIRTY | UFFD_WP },
+	{ "pfnmap, writeback, softdirty, uffd-wp", &ops_plain, .file = true,
+	  .writeback = true, .pfnmap = true, .softdirty = true,
+	  .uffd_wp = true, .reasons = SOFT_DIRTY | UFFD_WP },
+	{ "no ops, softdirty, uffd-wp", NULL, .softdirty = true,
+	  .uffd_wp = true, .reasons = SOFT_DIRTY | UFFD_WP },
 };
 
 /* What userspace asked mmap() or mprotect() for. */
@@ -262,9 +284,70 @@ static bool check_each_vma(bool (*check)(struct test_vma *t))
 /* Say what the VMA was made from on failure. */
 #define ASSERT_VMA(_t, _expr) __ASSERT_TRUE(_expr, " for %s", (_t)->name)
 
+static unsigned int reasons_expected(const struct test_vma *t)
+{
+	return t->access->shared && t->access->write ? t->backing->reasons : 0;
+}
+
 static bool notify_expected(const struct test_vma *t)
 {
-	return t->access->shared && t->access->write && t->backing->notify;
+	return reasons_expected(t) != 0;
+}
+
+/* Only then a clean PTE without the uffd bit is of no interest to anybody. */
+static bool uffd_wp_only_expected(const struct test_vma *t)
+{
+	return reasons_expected(t) == UFFD_WP;
+}
+
+static bool check_writenotify_reasons(struct test_vma *t)
+{
+	ASSERT_VMA(t, vma_writenotify_reasons(&t->vma) == reasons_expected(t));
+	ASSERT_VMA(t, vma_writenotify_uffd_wp_only(&t->vma) ==
+		      uffd_wp_only_expected(t));
+	return true;
+}
+
+static bool test_writenotify_reasons(void)
+{
+	return check_each_vma(check_writenotify_reasons);
+}
+
+/* The backer is who needs dirty tracking, and nobody else. */
+static bool check_needs_dirty_tracking(struct test_vma *t)
+{
+	ASSERT_VMA(t, vma_needs_dirty_tracking(&t->vma) ==
+		      !!(reasons_expected(t) & BACKER));
+	return true;
+}
+
+static bool test_needs_dirty_tracking(void)
+{
+	return check_each_vma(check_needs_dirty_tracking);
+}
+
+static bool check_new_pte_prot(struct test_vma *t)
+{
+	struct vm_area_struct *vma = &t->vma;
+	const unsigned long prot = pgprot_val(vma->vm_page_prot);
+	unsigned long want = prot;
+
+	/* A PTE with the uffd bit gets what vm_page_prot says, always. */
+	ASSERT_VMA(t, pgprot_val(vma_new_pte_prot(vma, true)) == prot);
+
+	/* One without it may be better off. */
+	if (uffd_wp_only_expected(t) && page_prot_is_default(t->prot))
+		want = pgprot_val(full_page_prot(vma)) | caching_attr(t->prot);
+	ASSERT_VMA(t, pgprot_val(vma_new_pte_prot(vma, false)) == want);
+
+	/* Asking changes nothing. */
+	ASSERT_VMA(t, pgprot_val(vma->vm_page_prot) == prot);
+	return true;
+}
+
+static bool test_new_pte_prot(void)
+{
+	return check_each_vma(check_new_pte_prot);
 }
 
 static bool check_wants_writenotify(struct test_vma *t)
@@ -345,6 +428,10 @@ static bool test_writenotify_uffd_wp_transitions(void)
 		  pgprot_val(downgraded_page_prot(vma)));
 	ASSERT_TRUE(vma_wants_writenotify(vma));
 	ASSERT_TRUE(vma_wants_manual_pte_write_upgrade(vma));
+	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, true)),
+		  pgprot_val(downgraded_page_prot(vma)));
+	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, false)),
+		  pgprot_val(full_page_prot(vma)));
 
 	/* mprotect(PROT_READ): nothing may be made writable. */
 	vma_clear_flags(vma, VMA_WRITE_BIT);
@@ -353,6 +440,9 @@ static bool test_writenotify_uffd_wp_transitions(void)
 	vma_set_page_prot(vma);
 	ASSERT_FALSE(vma_wants_writenotify(vma));
 	ASSERT_FALSE(vma_wants_manual_pte_write_upgrade(vma));
+
+	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, false)),
+		  pgprot_val(vma->vm_page_prot));
 
 	/* mprotect(PROT_NONE) */
 	vma_clear_flags(vma, VMA_READ_BIT);
@@ -372,6 +462,8 @@ static bool test_writenotify_uffd_wp_transitions(void)
 	vma_clear_flags(vma, VMA_SOFTDIRTY_BIT);
 	vma_set_page_prot(vma);
 	ASSERT_TRUE(vma_wants_manual_pte_write_upgrade(vma));
+	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, false)),
+		  pgprot_val(downgraded_page_prot(vma)));
 	vma_clear_flags(vma, VMA_UFFD_WP_BIT);
 	vma_set_page_prot(vma);
 	ASSERT_EQ(pgprot_val(vma->vm_page_prot),
@@ -391,8 +483,11 @@ static bool test_writenotify_uffd_wp_transitions(void)
 
 static void run_writenotify_tests(int *num_tests, int *num_fail)
 {
+	TEST(writenotify_reasons);
+	TEST(needs_dirty_tracking);
 	TEST(wants_writenotify);
 	TEST(wants_manual_pte_write_upgrade);
 	TEST(after_set_page_prot);
+	TEST(new_pte_prot);
 	TEST(writenotify_uffd_wp_transitions);
 }
