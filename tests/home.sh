@@ -266,20 +266,22 @@ t_series_without_cover() {
 }
 
 t_series_mails() {
-	local n mail
+	local n mail mails
 	identity
 	expect_ok make series
+	mails=("$out/mails"/*.patch)
+	mails=("${mails[@]:1}")
 	n=$(grep -c '^[^#]' "patches/$BASE/series")
 	[ "$(find "$out/mails" -name '*.patch' | wc -l)" = $((n + 1)) ] || wrong "not $n mails and a cover letter"
 	tr -d '\n' < "$out/mails/0000-cover-letter.patch" | grep -qF "$(head -n 1 "patches/$BASE/cover")" ||
 		wrong "the cover letter has not the subject of patches/$BASE/cover"
-	for mail in "$out/mails"/000[1-9]-*.patch; do
+	for mail in "${mails[@]}"; do
 		[ "$(grep -c '^Signed-off-by: Jane Ö. Doe <jane@localhost.invalid>$' "$mail")" = 1 ] || wrong "${mail##*/} is not signed off"
 		[ "$(git mailinfo /dev/null /dev/null < "$mail" | sed -n 's/^Email: //p')" = jane@localhost.invalid ] || wrong "${mail##*/} is not from the sender"
 	done
 	git clone -q "$out/linux" "$CASE/am"
 	git -C "$CASE/am" checkout -q base
-	expect_ok git -C "$CASE/am" am -q "$out/mails"/000[1-9]-*.patch
+	expect_ok git -C "$CASE/am" am -q "${mails[@]}"
 	[ "$(git -C "$CASE/am" rev-parse 'HEAD^{tree}')" = "$(linux rev-parse 'mails^{tree}')" ] || wrong "the mails give another tree"
 	# MAINTAINERS names the sender, which the tree does not know.
 	linux diff --exit-code series mails -- . ':!MAINTAINERS' > "$CASE/why" || wrong "the mails are another series"
