@@ -11,8 +11,8 @@ state() {
 	for tree in linux base; do
 		git -C "$out/$tree" rev-parse HEAD 'HEAD^{tree}'
 		git -C "$out/$tree" status --porcelain
-		git -C "$out/$tree" fsck --no-dangling
 	done
+	git -C "$out/linux" fsck --no-dangling
 	# shellcheck disable=SC1091 # made by scripts/get
 	(. "$out/origin" && git -C "$repo" fsck --no-dangling)
 	cat "$out"/*.key
