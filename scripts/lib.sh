@@ -13,6 +13,10 @@ export TOP BASE KDIR BUILD CACHE ARCH
 export LC_ALL=C.UTF-8
 unset LANGUAGE
 
+# The tests that the series brings: what the verdict is about.
+# shellcheck disable=SC2034 # of those who source this
+OWN="uffd-wp-pte uffd-wp-faults"
+
 # One line on what goes on, for a person who waits.
 say() { printf '==> %s\n' "$*"; }
 

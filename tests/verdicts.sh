@@ -10,7 +10,8 @@ made_up() {
 	cat > "patches/$BASE/claims" <<- END
 		# a comment
 
-		0001-a.patch: ksm-* anon *
+		0001-a.patch: uffd-wp-pte ksm-* anon *
+		0002-b.patch: uffd-wp-faults read memfd *
 	END
 	cat > "$out/results/unpatched.ktap" <<- END
 		# guest: $BASE.4-unpatched
@@ -32,6 +33,16 @@ made_up() {
 		# # ok 6 twice
 		# # [PASS]
 		# ok 1 uffd-unit-tests
+		# # running ./uffd-wp-faults
+		# # -unnin--./uffd-wp-faults
+		# # TAP version 13
+		# # 1..2
+		# # # read anon sync: 0.000 0.000 (limit 0.000) faults a page
+		# # ok 1 read anon sync
+		# # # read memfd sync: 0.000 1.000 (limit 0.000) faults a page
+		# # not ok 2 read memfd sync # 64 faults for 64 pages
+		# # [FAIL]
+		# not ok 2 uffd-wp-faults # exit=1
 		# # running ./uffd-wp-pte
 		# # -unnin--./uffd-wp-pte
 		# # TAP version 13
@@ -43,14 +54,14 @@ made_up() {
 		# # ok 4 migrate memfd sync
 		# # # Totals: pass:2 fail:2 xfail:0 xpass:0 skip:0 error:0
 		# # [FAIL]
-		# not ok 2 uffd-wp-pte # exit=1
-		# # SUMMARY: PASS=1 SKIP=0 FAIL=1
-		# 1..2
+		# not ok 3 uffd-wp-pte # exit=1
+		# # SUMMARY: PASS=1 SKIP=0 FAIL=2
+		# 1..3
 		not ok 1 selftests: mm: ksft_userfaultfd.sh # exit=1
 		# guest: runner exit 1
 		# guest: tainted 0
 	END
-	sed -e 's/unpatched/patched/' -e 's/not ok \(.*\) # lost.*/ok \1/' -e 's/not ok \(.*\) # exit=1/ok \1/' \
+	sed -e 's/unpatched/patched/' -e 's/not ok \(.*\) # \(lost\|64 faults\).*/ok \1/' -e 's/0.000 1.000/0.000 0.000/' -e 's/not ok \(.*\) # exit=1/ok \1/' \
 		-e 's/FAIL/PASS/' "$out/results/unpatched.ktap" > "$out/results/patched.ktap"
 	# What a kernel says of itself before anything is wrong.
 	cat > "$out/results/patched.log" <<- END
@@ -84,11 +95,12 @@ t_results_good() {
 	made_up
 	verdict
 	[ -z "$(not_ok)" ] || wrong "good results are $(not_ok | paste -sd'|')"
-	[ "$(grep -c '^ok - patched: .* .* ' "$CASE/verdict")" -ge 4 ] || wrong "not every row is named"
+	[ "$(grep -c '^ok - patched: uffd-wp-pte .* .* ' "$CASE/verdict")" -ge 4 ] || wrong "not every row is named"
 	[ "$(grep -c '^ok - control: ' "$CASE/verdict")" -ge 2 ] || wrong "not every claimed row is named"
 	scripts/report > "$CASE/table"
 	grep -qE '^\| ksm-merge +\| anon +\| lost +\| kept +\|' "$CASE/table" || wrong "the table has no row ksm-merge lost, kept"
 	grep -qE '^\| mprotect-rw +\| anon +\| kept +\| kept +\|' "$CASE/table" || wrong "the table has no row mprotect-rw kept, kept"
+	grep -qE '^\| +\| memfd +\| 1.00 +\| 0.00 +\| 0.00 +\|' "$CASE/table" || wrong "the table has no row read 1.00, 0.00, 0.00"
 	scripts/compare > "$CASE/table"
 	grep -qE '^\| uffd-unit-tests +\| 4/1/1 +\| 4/1/1 +\|' "$CASE/table" || wrong "upstream's counts are not 4/1/1"
 }
@@ -105,18 +117,22 @@ t_results_bad() {
 		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync/	1	ksm-merge anon sync # it does not: ok, but 0001-a.patch claims
 		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync # SKIP why/	1	ksm-merge anon sync # it does not: skip
 		unpatched.ktap	s/ok 4 migrate memfd sync/not & # lost: no event/	1	migrate memfd sync # no patch claims it: lost: no event
-		unpatched.ktap	/ok 4 migrate/d	1	unpatched: all planned rows ran # 3 of 4
-		unpatched.ktap	/running .*uffd-wp-pte/,/not ok 2 uffd/d	3	unpatched: all planned rows ran # 0 of
-		unpatched.ktap	s/ 1\.\.4/ 1..0 # SKIP needs root/	1	unpatched: all planned rows ran # 4 of no plan
-		claims	$a 0002-b.patch: fork anon sync	1	0002-b.patch # no row matches its claim fork anon sync
-		claims	$a 0002-b.patch: ksm-merge	1	0002-b.patch # no row matches
+		unpatched.ktap	/ok 4 migrate/d	1	unpatched: all planned rows of uffd-wp-pte ran # 3 of 4
+		unpatched.ktap	/running .*uffd-wp-pte/,/not ok 3 uffd/d	2	unpatched: all planned rows of uffd-wp-pte ran # 0 of
+		unpatched.ktap	s/ 1\.\.4/ 1..0 # SKIP needs root/	1	unpatched: all planned rows of uffd-wp-pte ran # 4 of no plan
+		claims	$a 0003-c.patch: uffd-wp-pte fork anon sync	1	0003-c.patch # no row matches its claim uffd-wp-pte fork anon sync
+		claims	$a 0003-c.patch: ksm-merge	1	0003-c.patch # no row matches
+		unpatched.ktap	s/not ok 2 read memfd sync #.*/ok 2 read memfd sync/	1	uffd-wp-faults read memfd sync # it does not: ok, but 0002-b.patch claims
 		claims	s/anon \*/anon sync/	1	ksm-merge anon async # no patch claims it
-		claims	/ksm/d	3	ksm-merge anon sync # no patch claims it
-		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: ksm-merge anon sync # skip no ksm
-		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: ksm-merge anon sync # lost: no event
-		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows ran # 3 of 4
+		claims	/ksm/d	2	ksm-merge anon sync # no patch claims it
+		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: uffd-wp-pte ksm-merge anon sync # skip no ksm
+		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: uffd-wp-pte ksm-merge anon sync # lost: no event
+		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows of uffd-wp-pte ran # 3 of 4
 		patched.ktap	/ok 4 migrate/,$d	3	patched: not tainted # tainted: no word
-		patched.ktap	s/ok 2 uffd-wp-pte$/not & # exit=139/	1	uffd-wp-pte.* exit=139
+		patched.ktap	s/ok 3 uffd-wp-pte$/not & # exit=139/	1	uffd-wp-pte.* exit=139
+		patched.ktap	s/ok 2 read memfd sync/not & # 64 faults/	1	patched: uffd-wp-faults read memfd sync # 64 faults
+		patched.ktap	/ok 1 read anon sync/d	1	patched: all planned rows of uffd-wp-faults ran # 1 of 2
+		patched.ktap	s/ok 2 uffd-wp-faults$/not & # exit=139/	1	uffd-wp-faults.* exit=139
 		patched.ktap	s/tainted 0/tainted 512/	1	patched: not tainted # tainted: 512
 		patched.log	$i ------------[ cut here ]------------\nWARNING: CPU: 0 PID: 9 at mm/memory.c:1	1	patched: clean log # WARNING: CPU: 0
 		patched.log	$i BUG: Bad page map in process a	1	patched: clean log # BUG: Bad
@@ -136,7 +152,7 @@ t_results_bad() {
 # Without a row that fails before, nothing shows that the tests can fail.
 t_results_without_control() {
 	made_up
-	spoil claims '/ksm/d'
+	spoil claims '/patch/d'
 	cp "$out/results/patched.ktap" "$out/results/unpatched.ktap"
 	verdict || true
 	grep -q '^not ok - control: ' "$CASE/verdict" || wrong "passes without a control"
@@ -176,6 +192,8 @@ t_results_reported() {
 		[ "$(grep -c "^report: " "$CASE/said")" = 1 ]
 	done < <(sed -E 's/\t+/\t/g' <<- 'END'
 		s/ok 2 ksm-merge anon sync/not & # lost: no event/	^  ksm-merge anon sync: lost: no event
+		s/ok 2 read memfd sync/not & # 64 faults/	^  read memfd sync: 64 faults
+		/ok 1 read anon sync/d	^  read anon sync: not run
 		/ok 4 migrate/d	^  migrate memfd sync: not run
 		/ok 4 migrate/,$d	^  migrate memfd sync: not run
 		/ok [1-4] .*sync/d	^  ksm-merge anon async: not run
