@@ -37,6 +37,9 @@ test: kernels ## everything that must be green
 check: kernels ## what needs no boot: shellcheck, checkpatch, every prefix builds
 	@$s/check
 
+bench: kernels ## what it costs, before and after: faults and instructions a page
+	@$s/bench
+
 refresh: ## take the commits of build/<base>/linux home, into patches/ and the new files
 	@$s/refresh
 
@@ -46,4 +49,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels test check refresh series clean
+.PHONY: all help tools tree kernels test check bench refresh series clean
