@@ -201,6 +201,34 @@ t_results_reported() {
 	)
 }
 
+# The unpatched kernel boots again only for other tests, or after a boot that failed.
+t_guests_boot_base_once() {
+	local boot
+	mkdir -p "$out/results" "$out/kselftest"
+	echo mm:ksft_userfaultfd.sh > "$out/kselftest/kselftest-list.txt"
+	echo one | tee "$out/unpatched.key" > "$out/kselftest.key"
+	part scripts/rootfs "an initrd"
+	# shellcheck disable=SC2016 # of the stub
+	boot=$(printf '#!/bin/sh\necho "# ok 1 row" > "$3.ktap"\necho "${3##*/}" >> "%s/booted"\n' "$CASE")
+	booted() { [ "$(grep -cx "$1" "$CASE/booted")" = "$2" ] || wrong "$3: $1 was booted $(grep -cx "$1" "$CASE/booted") times, not $2"; }
+	part scripts/boot
+	echo "$boot" > scripts/boot
+	export TESTS=userfaultfd
+	scripts/guests > "$CASE/said"
+	scripts/guests > "$CASE/said"
+	booted unpatched 1 "twice the same"
+	booted patched 2 "twice the same"
+	echo other > "$out/kselftest.key"
+	scripts/guests unpatched > "$CASE/said"
+	booted unpatched 2 "other tests"
+	echo third > "$out/unpatched.key"
+	printf '#!/bin/sh\nexit 1\n' > scripts/boot
+	if scripts/guests unpatched > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
+	echo "$boot" > scripts/boot
+	scripts/guests unpatched > "$CASE/said"
+	booted unpatched 3 "after a failure"
+}
+
 # --- scripts/test itself, with parts that were made up
 
 # part FILE LINE...: this program of the house says the lines and, if the last
