@@ -85,10 +85,12 @@ enum {
 	S_LATE		= 1 << 4,	/* registered after it was populated */
 	S_PROTECT	= 1 << 5,	/* protected before it happens */
 	S_NOTICED	= 1 << 6,	/* each write has to be noticed, once */
-	S_NODES		= 1 << 7,	/* needs a second node */
-	S_HINTS		= 1 << 8,
-	S_CHILD		= 1 << 9,	/* the child writes */
-	S_SOFT_DIRTY	= 1 << 10,	/* tracks writes itself */
+	S_MISSING	= 1 << 7,	/* because there is no page to write to */
+	S_NODES		= 1 << 8,	/* needs a second node */
+	S_HINTS		= 1 << 9,
+	S_CHILD		= 1 << 10,	/* the child writes */
+	S_SOFT_DIRTY	= 1 << 11,	/* tracks writes itself */
+	S_KEPT		= S_DIRTY | S_PROTECT | S_NOTICED,
 };
 
 struct row;
@@ -411,6 +413,8 @@ static void arm(struct row *row)
 
 	if (!row->registered)
 		return;
+	if (row->scenario->more == UFFDIO_REGISTER_MODE_MINOR)
+		api.features |= UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM;
 	if (api.features & ~uffd_features)
 		skip("the kernel lacks a feature of userfaultfd");
 	row->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
@@ -480,12 +484,14 @@ static void fill_page(struct row *row, size_t at, bool wp)
 		.mode = wp ? UFFDIO_COPY_MODE_WP : 0,
 	};
 
-	if (row->scenario->more == UFFDIO_REGISTER_MODE_MINOR) {
-		if (ioctl(row->uffd, UFFDIO_CONTINUE, &minor))
-			fail("UFFDIO_CONTINUE: %s", strerror(errno));
-	} else if (ioctl(row->uffd, UFFDIO_COPY, &missing)) {
-		fail("UFFDIO_COPY: %s", strerror(errno));
-	}
+	bool by_file = row->scenario->more == UFFDIO_REGISTER_MODE_MINOR;
+
+	if (!(by_file ? ioctl(row->uffd, UFFDIO_CONTINUE, &minor) :
+			ioctl(row->uffd, UFFDIO_COPY, &missing)))
+		return;
+	if (wp && errno == EINVAL)
+		skip("the kernel cannot protect a page that it fills");
+	fail("UFFDIO_%s: %s", by_file ? "CONTINUE" : "COPY", strerror(errno));
 }
 
 /*
@@ -496,13 +502,6 @@ static void *writer(void *arg)
 {
 	count_all(arg);
 	return NULL;
-}
-
-/* Are the writes noticed because nothing is there to be written to? */
-static bool is_missing(const struct row *row)
-{
-	return row->notice && row->scenario->flags & S_UNTOUCHED &&
-	       row->scenario->more;
 }
 
 static void resolve_event(struct row *row)
@@ -518,7 +517,7 @@ static void resolve_event(struct row *row)
 	wp = msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
 	if (at >= row->len)
 		fail("spurious: an event for another range");
-	if (is_missing(row))
+	if (row->scenario->flags & S_MISSING)
 		ok = !wp && !(pagemap_entry(row->addr + at) & PM_PRESENT);
 	else
 		ok = wp && row->notice && pagemap_entry(row->addr + at) & PM_UFFD_WP;
@@ -531,7 +530,7 @@ static void resolve_event(struct row *row)
 		fill_page(row, at, false);
 }
 
-/* Without events, pagemap tells. */
+/* Where there are no events, pagemap tells. */
 static void check_written(struct row *row, bool written)
 {
 	int i;
@@ -548,7 +547,8 @@ static void check_written(struct row *row, bool written)
 
 static void write_all(struct row *row)
 {
-	bool scan = row->notice && row->mode->async && !is_missing(row);
+	bool scan = row->notice && row->mode->async &&
+		    !(row->scenario->flags & S_MISSING);
 	struct pollfd fds[2] = {
 		{ .fd = row->done, .events = POLLIN },
 		{ .fd = row->uffd, .events = POLLIN },
@@ -868,25 +868,19 @@ static const struct mode modes[] = {
 	{ .name = "async", .async = true },
 };
 
-#define KEPT	(S_DIRTY | S_PROTECT | S_NOTICED)
-#define FORK	.features = UFFD_FEATURE_EVENT_FORK
-#define REMAP	.features = UFFD_FEATURE_EVENT_REMAP
-#define MISSING	.more = UFFDIO_REGISTER_MODE_MISSING
-#define MINOR	.more = UFFDIO_REGISTER_MODE_MINOR
-
 static const struct scenario scenarios[] = {
 	{ .name = "read" },
 	{ .name = "mprotect_read_clean", .run = mprotect_and_back, .arg = PROT_READ },
-	{ .name = "mprotect_read_dirty", .flags = S_DIRTY,
-	  .run = mprotect_and_back, .arg = PROT_READ },
+	{ .name = "mprotect_read_dirty", .flags = S_DIRTY, .run = mprotect_and_back,
+	  .arg = PROT_READ },
 	{ .name = "mprotect_none_clean", .run = mprotect_and_back, .arg = PROT_NONE },
-	{ .name = "mprotect_none_dirty", .flags = S_DIRTY,
-	  .run = mprotect_and_back, .arg = PROT_NONE },
+	{ .name = "mprotect_none_dirty", .flags = S_DIRTY, .run = mprotect_and_back,
+	  .arg = PROT_NONE },
 	{ .name = "unprotect_clean", .flags = S_PROTECT, .run = unprotect },
 	{ .name = "unprotect_dirty", .flags = S_PROTECT | S_DIRTY, .run = unprotect },
 	{ .name = "never_protected_clean", .flags = S_LATE, .run = unprotect },
 	{ .name = "never_protected_dirty", .flags = S_LATE | S_DIRTY, .run = unprotect },
-	{ .name = "resolve_event", .flags = S_SYNC | KEPT },
+	{ .name = "resolve_event", .flags = S_SYNC | S_KEPT },
 	{ .name = "resolve_event_clean", .flags = S_SYNC | S_PROTECT | S_NOTICED },
 
 	{ .name = "unregister_clean", .run = unregister },
@@ -901,33 +895,39 @@ static const struct scenario scenarios[] = {
 	{ .name = "register_again_clean", .flags = S_PROTECT, .run = register_again },
 	{ .name = "register_again_dirty", .flags = S_PROTECT | S_DIRTY,
 	  .run = register_again },
-	{ .name = "register_again_protect", .flags = KEPT, .run = register_again },
+	{ .name = "register_again_protect", .flags = S_KEPT, .run = register_again },
 	{ .name = "reopen_clean", .flags = S_PROTECT, .run = arm_again },
 	{ .name = "reopen_dirty", .flags = S_PROTECT | S_DIRTY, .run = arm_again },
-	{ .name = "reopen_protect", .flags = KEPT, .run = arm_again },
+	{ .name = "reopen_protect", .flags = S_KEPT, .run = arm_again },
 	/* registered once more: for the same, for more, for something else */
 	{ .name = "register_twice_clean", .run = register_more },
 	{ .name = "register_twice_dirty", .flags = S_DIRTY, .run = register_more },
-	{ .name = "register_twice_protected", .flags = KEPT, .run = register_more },
-	{ .name = "register_missing_clean", .run = register_more, MISSING },
-	{ .name = "register_missing_dirty", .flags = S_DIRTY,
-	  .run = register_more, MISSING },
-	{ .name = "register_missing_protected", .flags = KEPT,
-	  .run = register_more, MISSING },
-	{ .name = "register_minor_clean", .run = register_more, MINOR },
-	{ .name = "register_minor_dirty", .flags = S_DIRTY, .run = register_more, MINOR },
-	{ .name = "register_minor_protected", .flags = KEPT, .run = register_more, MINOR },
-	{ .name = "register_less_protected", .flags = KEPT,
-	  .run = register_less, MISSING },
+	{ .name = "register_twice_protected", .flags = S_KEPT, .run = register_more },
+	{ .name = "register_missing_clean", .run = register_more,
+	  .more = UFFDIO_REGISTER_MODE_MISSING },
+	{ .name = "register_missing_dirty", .flags = S_DIRTY, .run = register_more,
+	  .more = UFFDIO_REGISTER_MODE_MISSING },
+	{ .name = "register_missing_protected", .flags = S_KEPT, .run = register_more,
+	  .more = UFFDIO_REGISTER_MODE_MISSING },
+	{ .name = "register_minor_clean", .run = register_more,
+	  .more = UFFDIO_REGISTER_MODE_MINOR },
+	{ .name = "register_minor_dirty", .flags = S_DIRTY, .run = register_more,
+	  .more = UFFDIO_REGISTER_MODE_MINOR },
+	{ .name = "register_minor_protected", .flags = S_KEPT, .run = register_more,
+	  .more = UFFDIO_REGISTER_MODE_MINOR },
+	{ .name = "register_less_protected", .flags = S_KEPT, .run = register_less,
+	  .more = UFFDIO_REGISTER_MODE_MISSING },
 	/* the same before there are pages, which then come through userfaultfd */
-	{ .name = "copy", .flags = S_UNTOUCHED | S_DIRTY, .run = fill, MISSING },
+	{ .name = "copy", .flags = S_UNTOUCHED | S_DIRTY, .run = fill,
+	  .more = UFFDIO_REGISTER_MODE_MISSING },
 	{ .name = "copy_protected", .flags = S_UNTOUCHED | S_DIRTY | S_NOTICED,
-	  .run = fill, MISSING },
-	{ .name = "copy_on_event", .flags = S_UNTOUCHED | S_NOTICED,
-	  .run = register_more, MISSING },
-	{ .name = "continue", .flags = S_DIRTY, .run = fill, MINOR },
-	{ .name = "continue_protected", .flags = S_DIRTY | S_NOTICED,
-	  .run = fill, MINOR },
+	  .run = fill, .more = UFFDIO_REGISTER_MODE_MISSING },
+	{ .name = "copy_on_event", .flags = S_UNTOUCHED | S_NOTICED | S_MISSING,
+	  .run = register_more, .more = UFFDIO_REGISTER_MODE_MISSING },
+	{ .name = "continue", .flags = S_DIRTY, .run = fill,
+	  .more = UFFDIO_REGISTER_MODE_MINOR },
+	{ .name = "continue_protected", .flags = S_DIRTY | S_NOTICED, .run = fill,
+	  .more = UFFDIO_REGISTER_MODE_MINOR },
 
 	{ .name = "migrate_clean", .flags = S_NODES, .run = migrate },
 	{ .name = "migrate_dirty", .flags = S_NODES | S_DIRTY, .run = migrate },
@@ -935,7 +935,8 @@ static const struct scenario scenarios[] = {
 	{ .name = "mprotect_migrate_clean", .flags = S_NODES, .run = mprotect_migrate },
 	{ .name = "mprotect_migrate_dirty", .flags = S_NODES | S_DIRTY,
 	  .run = mprotect_migrate },
-	{ .name = "numa_hint_clean", .flags = S_NODES | S_HINTS, .run = numa_hint, .arg = 0 },
+	{ .name = "numa_hint_clean", .flags = S_NODES | S_HINTS, .run = numa_hint,
+	  .arg = 0 },
 	{ .name = "numa_hint_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
 	  .run = numa_hint, .arg = 0 },
 	{ .name = "numa_hint_local_clean", .flags = S_NODES | S_HINTS,
@@ -950,7 +951,7 @@ static const struct scenario scenarios[] = {
 	/* the child is not registered, the mapping that was moved neither */
 	{ .name = "fork_parent_clean", .run = fork_mapping },
 	{ .name = "fork_parent_dirty", .flags = S_DIRTY, .run = fork_mapping },
-	{ .name = "fork_parent_protected", .flags = KEPT, .run = fork_mapping },
+	{ .name = "fork_parent_protected", .flags = S_KEPT, .run = fork_mapping },
 	{ .name = "fork_child", .flags = S_CHILD | S_DIRTY, .run = fork_mapping },
 	{ .name = "fork_child_dropped", .flags = S_CHILD | S_PROTECT | S_DIRTY,
 	  .run = fork_mapping },
@@ -958,23 +959,31 @@ static const struct scenario scenarios[] = {
 	{ .name = "mremap_dirty", .flags = S_DIRTY, .run = move_mapping },
 	{ .name = "mremap_dropped", .flags = S_PROTECT | S_DIRTY, .run = move_mapping },
 	/* both are if the event was asked for */
-	{ .name = "fork_event_parent_clean", .run = fork_mapping, FORK },
-	{ .name = "fork_event_parent_dirty", .flags = S_DIRTY, .run = fork_mapping, FORK },
-	{ .name = "fork_event_parent_protected", .flags = KEPT, .run = fork_mapping, FORK },
-	{ .name = "fork_event_child_clean", .flags = S_CHILD, .run = fork_mapping, FORK },
+	{ .name = "fork_event_parent_clean", .run = fork_mapping,
+	  .features = UFFD_FEATURE_EVENT_FORK },
+	{ .name = "fork_event_parent_dirty", .flags = S_DIRTY, .run = fork_mapping,
+	  .features = UFFD_FEATURE_EVENT_FORK },
+	{ .name = "fork_event_parent_protected", .flags = S_KEPT, .run = fork_mapping,
+	  .features = UFFD_FEATURE_EVENT_FORK },
+	{ .name = "fork_event_child_clean", .flags = S_CHILD, .run = fork_mapping,
+	  .features = UFFD_FEATURE_EVENT_FORK },
 	{ .name = "fork_event_child_dirty", .flags = S_CHILD | S_DIRTY,
-	  .run = fork_mapping, FORK },
-	{ .name = "fork_event_child_protected", .flags = S_CHILD | KEPT,
-	  .run = fork_mapping, FORK },
-	{ .name = "mremap_event_clean", .run = move_mapping, REMAP },
-	{ .name = "mremap_event_dirty", .flags = S_DIRTY, .run = move_mapping, REMAP },
-	{ .name = "mremap_event_protected", .flags = KEPT, .run = move_mapping, REMAP },
+	  .run = fork_mapping, .features = UFFD_FEATURE_EVENT_FORK },
+	{ .name = "fork_event_child_protected", .flags = S_CHILD | S_KEPT,
+	  .run = fork_mapping, .features = UFFD_FEATURE_EVENT_FORK },
+	{ .name = "mremap_event_clean", .run = move_mapping,
+	  .features = UFFD_FEATURE_EVENT_REMAP },
+	{ .name = "mremap_event_dirty", .flags = S_DIRTY, .run = move_mapping,
+	  .features = UFFD_FEATURE_EVENT_REMAP },
+	{ .name = "mremap_event_protected", .flags = S_KEPT, .run = move_mapping,
+	  .features = UFFD_FEATURE_EVENT_REMAP },
 
-	{ .name = "async_populated", .flags = S_ASYNC | KEPT },
+	{ .name = "async_populated", .flags = S_ASYNC | S_KEPT },
 	{ .name = "async_populated_clean", .flags = S_ASYNC | S_PROTECT | S_NOTICED },
 	{ .name = "async_untouched",
 	  .flags = S_ASYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED },
-	{ .name = "soft_dirty", .flags = S_SOFT_DIRTY | S_DIRTY, .run = track_soft_dirty },
+	{ .name = "soft_dirty", .flags = S_SOFT_DIRTY | S_DIRTY,
+	  .run = track_soft_dirty },
 	{ .name = "soft_dirty_clean", .flags = S_SOFT_DIRTY, .run = track_soft_dirty },
 	{ .name = "soft_dirty_mprotect", .flags = S_SOFT_DIRTY | S_DIRTY,
 	  .run = track_soft_dirty, .arg = PROT_READ },
@@ -1042,8 +1051,10 @@ static void run_once(struct row *row)
 	write_all(row);
 	if (flags & S_SOFT_DIRTY)
 		check_soft_dirty(row, true);
-	if (row->child)
+	if (row->child) {
 		kill(row->child, SIGKILL);
+		waitpid(row->child, NULL, 0);
+	}
 	report->noticed = row->noticed;
 	report->nr = row->nr;
 }
