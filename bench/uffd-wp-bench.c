@@ -37,7 +37,7 @@ static const char * const kind_names[] = {
 
 enum group { FAULTS, TRACKING, OTHERS };
 
-static const char * const group_names[] = { FAULTS, "tracking", "others" };
+static const char * const group_names[] = { "faults", "tracking", "others" };
 
 struct row {
 	enum group group;
@@ -103,6 +103,8 @@ static long faults_so_far(void)
 
 static void start(void)
 {
+	/* What is touched in between must be there before. */
+	memset(figures, 0, sizeof(*figures));
 	instructions();
 	faults_before = faults_so_far();
 	started = instructions();
@@ -380,8 +382,14 @@ static void async_untouched(struct row *row)
 	stop(row->nr);
 }
 
+static int go[2];
+
 static void *writer(void *row)
 {
+	char word;
+
+	if (read(go[0], &word, 1) != 1)
+		return NULL;
 	write_all(row);
 	return row;
 }
@@ -396,10 +404,13 @@ static void event_cycle(struct row *row)
 	if (!row->registered)
 		give_up("-");
 	populate(row);
+	if (pipe(go) || pthread_create(&thread, NULL, writer, row))
+		give_up("no thread");
+	sched_yield();
 	start();
 	protect(row, 0, row->len, true);
-	if (pthread_create(&thread, NULL, writer, row))
-		give_up("no thread");
+	if (write(go[1], "", 1) != 1)
+		give_up("pipe: %s", strerror(errno));
 	for (i = 0; i < row->nr; i++) {
 		if (read(row->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
 		    msg.event != UFFD_EVENT_PAGEFAULT)
@@ -623,7 +634,7 @@ static void run_row(const struct row *original, int kind, bool registered)
 		       (unsigned long long)best.instructions);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
 	static char out[64 << 10];
 	char path[128];
@@ -646,11 +657,15 @@ int main(void)
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (figures == MAP_FAILED)
 		return 1;
-	for (i = 0; i < ARRAY_SIZE(rows); i++)
+	for (i = 0; i < ARRAY_SIZE(rows); i++) {
+		/* all, or one group */
+		if (argc > 1 && strcmp(argv[1], group_names[rows[i].group]))
+			continue;
 		for (kind = 0; kind < NR_KINDS; kind++)
 			for (registered = 0; registered < 2; registered++)
 				if (rows[i].kinds & K(kind) &&
 				    (!registered || rows[i].group == FAULTS))
 					run_row(&rows[i], kind, registered);
+	}
 	return 0;
 }
