@@ -90,6 +90,7 @@ enum {
 	S_HINTS		= 1 << 9,
 	S_CHILD		= 1 << 10,	/* the child writes */
 	S_SOFT_DIRTY	= 1 << 11,	/* tracks writes itself */
+	S_MAY_FAULT	= 1 << 12,	/* once a page, unnoticed */
 	S_KEPT		= S_DIRTY | S_PROTECT | S_NOTICED,
 };
 
@@ -957,7 +958,8 @@ static const struct scenario scenarios[] = {
 	  .run = fork_mapping },
 	{ .name = "mremap_clean", .run = move_mapping },
 	{ .name = "mremap_dirty", .flags = S_DIRTY, .run = move_mapping },
-	{ .name = "mremap_dropped", .flags = S_PROTECT | S_DIRTY, .run = move_mapping },
+	{ .name = "mremap_dropped", .flags = S_PROTECT | S_DIRTY | S_MAY_FAULT,
+	  .run = move_mapping },
 	/* both are if the event was asked for */
 	{ .name = "fork_event_parent_clean", .run = fork_mapping,
 	  .features = UFFD_FEATURE_EVENT_FORK },
@@ -1003,6 +1005,8 @@ static const char *impossible(const struct scenario *scenario,
 		return "userfaultfd takes files only in WP_ASYNC mode, and for nothing else";
 	if (mem->flags & M_HUGETLB && scenario->flags & (S_HINTS | S_SOFT_DIRTY))
 		return "not for hugetlb";
+	if (mem->flags & M_MTHP && scenario->flags & S_SOFT_DIRTY && scenario->arg)
+		return "mprotect() makes soft-dirty what it changes in a batch";
 	if (mem->flags & M_FS && scenario->flags & S_HINTS &&
 	    scenario->flags & S_DIRTY)
 		return "NUMA balancing does not look at dirty pages of files";
@@ -1132,6 +1136,12 @@ static void judge(const char *name, const struct scenario *scenario,
 	long limit = unreg > noticed ? unreg : noticed;
 	bool keep = mem->flags & M_FS || scenario->flags & S_SOFT_DIRTY;
 
+	/* what was protected may lose that, and still not be writable */
+	if (scenario->flags & S_MAY_FAULT && limit < nr)
+		limit = nr;
+	/* a child that is registered gets the dirty entries of its parent */
+	if (scenario->flags & S_CHILD && scenario->features)
+		keep = false;
 	ksft_print_msg("%s: %.3f %.3f (limit %.3f) faults a page\n", name,
 		       (double)unreg / nr, (double)reg / nr, (double)limit / nr);
 	if (reg < noticed)
