@@ -3,7 +3,8 @@
 
 BASE ?= 7.3
 KDIR ?=
-export BASE KDIR
+ONLY ?=
+export BASE KDIR ONLY
 # What each program uses of the caller's make flags is its own business.
 unexport MAKEFLAGS
 s := scripts
@@ -37,6 +38,9 @@ test: kernels ## everything that must be green
 check: kernels ## what needs no boot: shellcheck, checkpatch, every prefix builds
 	@$s/check
 
+mutants: kernels ## takes each protection away again: do the tests notice? ONLY="name..."
+	@$s/mutants
+
 bench: kernels ## what it costs, before and after: faults and instructions a page
 	@$s/bench
 
@@ -49,4 +53,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels test check bench refresh series clean
+.PHONY: all help tools tree kernels test check mutants bench refresh series clean

@@ -247,7 +247,7 @@ part() {
 
 parts_good() {
 	local name
-	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict; do
+	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict scripts/mutants; do
 		part "$name" "ok - one" "ok - two"
 	done
 	part scripts/guests "==> booting"
@@ -269,7 +269,7 @@ t_test_counts_good() {
 
 t_test_counts_bad() {
 	local name short status lines
-	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict; do
+	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict scripts/mutants; do
 		short=$(basename "$name" -tests)
 		while IFS=, read -r status lines; do
 			parts_good

@@ -46,6 +46,10 @@
 #define UFFDIO_CONTINUE_MODE_WP	BIT_ULL(1)
 #endif
 
+#ifndef UFFD_FEATURE_RWP_ASYNC
+#define UFFD_FEATURE_RWP_ASYNC	BIT(18)
+#endif
+
 #define ROW_SECONDS	20
 #define EVENT_MS	5000
 #define SMALL_PAGES	64
@@ -91,6 +95,7 @@ enum {
 	S_CHILD		= 1 << 10,	/* the child writes */
 	S_SOFT_DIRTY	= 1 << 11,	/* tracks writes itself */
 	S_MAY_FAULT	= 1 << 12,	/* once a page, unnoticed */
+	S_COPIES	= 1 << 13,	/* each write has to copy a page */
 	S_KEPT		= S_DIRTY | S_PROTECT | S_NOTICED,
 };
 
@@ -591,6 +596,35 @@ static void mprotect_and_back(struct row *row)
 	set_prot(row, PROT_READ | PROT_WRITE);
 }
 
+/* vm_page_prot is that of a mapping that was never registered. */
+static void unregister_and_read(struct row *row)
+{
+	unregister(row);
+	populate(row);
+}
+
+/* The last page is protected, the writes are to the others. */
+static void protect_neighbour(struct row *row)
+{
+	row->nr--;
+	set_protection(row, row->nr * row->stride, row->stride, true);
+}
+
+/* Each page is inaccessible, until the first access resolves that. */
+static void protect_accesses(struct row *row)
+{
+	struct uffdio_writeprotect arg = {
+		.range.start = (uintptr_t)row->addr,
+		.range.len = row->len,
+		.mode = UFFDIO_RWPROTECT_MODE_RWP,
+	};
+
+	unregister(row);
+	must_register(row, UFFDIO_REGISTER_MODE_RWP);
+	if (row->registered && ioctl(row->uffd, UFFDIO_RWPROTECT, &arg))
+		fail("UFFDIO_RWPROTECT: %s", strerror(errno));
+}
+
 /* What was protected before is forgotten. */
 static void register_again(struct row *row)
 {
@@ -800,6 +834,13 @@ static void fork_mapping(struct row *row)
 		look_at(row->child);
 }
 
+/* A page that the child shares must not become writable without a copy. */
+static void fork_and_mprotect(struct row *row)
+{
+	fork_mapping(row);
+	mprotect_and_back(row);
+}
+
 static void move_mapping(struct row *row)
 {
 	size_t align = pmd_size > huge_size ? pmd_size : huge_size;
@@ -881,11 +922,15 @@ static const struct scenario scenarios[] = {
 	{ .name = "unprotect_dirty", .flags = S_PROTECT | S_DIRTY, .run = unprotect },
 	{ .name = "never_protected_clean", .flags = S_LATE, .run = unprotect },
 	{ .name = "never_protected_dirty", .flags = S_LATE | S_DIRTY, .run = unprotect },
+	{ .name = "protect_neighbour_clean", .run = protect_neighbour },
+	{ .name = "protect_neighbour_dirty", .flags = S_DIRTY,
+	  .run = protect_neighbour },
 	{ .name = "resolve_event", .flags = S_SYNC | S_KEPT },
 	{ .name = "resolve_event_clean", .flags = S_SYNC | S_PROTECT | S_NOTICED },
 
 	{ .name = "unregister_clean", .run = unregister },
 	{ .name = "unregister_dirty", .flags = S_DIRTY, .run = unregister },
+	{ .name = "unregister_read", .flags = S_UNTOUCHED, .run = unregister_and_read },
 	{ .name = "protect_unregister_clean", .flags = S_PROTECT, .run = unregister },
 	{ .name = "protect_unregister_dirty", .flags = S_PROTECT | S_DIRTY,
 	  .run = unregister },
@@ -953,6 +998,8 @@ static const struct scenario scenarios[] = {
 	{ .name = "fork_parent_clean", .run = fork_mapping },
 	{ .name = "fork_parent_dirty", .flags = S_DIRTY, .run = fork_mapping },
 	{ .name = "fork_parent_protected", .flags = S_KEPT, .run = fork_mapping },
+	{ .name = "fork_mprotect", .flags = S_DIRTY | S_COPIES,
+	  .run = fork_and_mprotect, .arg = PROT_READ },
 	{ .name = "fork_child", .flags = S_CHILD | S_DIRTY, .run = fork_mapping },
 	{ .name = "fork_child_dropped", .flags = S_CHILD | S_PROTECT | S_DIRTY,
 	  .run = fork_mapping },
@@ -984,6 +1031,9 @@ static const struct scenario scenarios[] = {
 	{ .name = "async_populated_clean", .flags = S_ASYNC | S_PROTECT | S_NOTICED },
 	{ .name = "async_untouched",
 	  .flags = S_ASYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED },
+	{ .name = "rwp_async", .flags = S_ASYNC | S_DIRTY | S_MAY_FAULT,
+	  .run = protect_accesses,
+	  .features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC },
 	{ .name = "soft_dirty", .flags = S_SOFT_DIRTY | S_DIRTY,
 	  .run = track_soft_dirty },
 	{ .name = "soft_dirty_clean", .flags = S_SOFT_DIRTY, .run = track_soft_dirty },
@@ -1001,7 +1051,8 @@ static const char *impossible(const struct scenario *scenario,
 		return "there are no events in WP_ASYNC mode";
 	if (scenario->flags & S_ASYNC && !mode->async)
 		return "this is WP_ASYNC mode only";
-	if (mem->flags & M_FS && (!mode->async || scenario->more))
+	if (mem->flags & M_FS && (!mode->async || scenario->more ||
+				  scenario->features & UFFD_FEATURE_RWP))
 		return "userfaultfd takes files only in WP_ASYNC mode, and for nothing else";
 	if (mem->flags & M_HUGETLB && scenario->flags & (S_HINTS | S_SOFT_DIRTY))
 		return "not for hugetlb";
@@ -1017,6 +1068,9 @@ static const char *impossible(const struct scenario *scenario,
 		return "only a write makes a large folio";
 	if (mem->flags & M_LARGE && scenario->flags & S_UNTOUCHED && scenario->more)
 		return "UFFDIO_COPY makes no large folio";
+	if (scenario->flags & S_COPIES &&
+	    (!(mem->flags & M_PRIVATE) || mem->flags & M_THP))
+		return "nothing is copied, or not page by page";
 	if (mem->flags & M_PRIVATE && scenario->more == UFFDIO_REGISTER_MODE_MINOR)
 		return "there are no minor faults in private memory";
 	return NULL;
@@ -1144,7 +1198,10 @@ static void judge(const char *name, const struct scenario *scenario,
 		keep = false;
 	ksft_print_msg("%s: %.3f %.3f (limit %.3f) faults a page\n", name,
 		       (double)unreg / nr, (double)reg / nr, (double)limit / nr);
-	if (reg < noticed)
+	if (scenario->flags & S_COPIES && (reg < nr || unreg < nr))
+		ksft_test_result_fail("%s # %ld faults for %ld pages that are shared\n",
+				      name, reg < unreg ? reg : unreg, nr);
+	else if (reg < noticed)
 		ksft_test_result_fail("%s # lost: %ld faults for %ld writes to be noticed\n",
 				      name, reg, noticed);
 	else if (reg > limit || (keep && reg < unreg))
