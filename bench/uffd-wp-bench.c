@@ -267,16 +267,15 @@ static void move_to(struct row *row, int node)
 }
 
 /*
- * Group "faults": what happens before the write, and the write
+ * Group "faults": what happens, from when the pages are there, and the write
  */
 
-static void read_write(struct row *row)
+static void read_in(struct row *row)
 {
 	make(row);
 	arm(row);
 	start();
 	read_all(row);
-	write_all(row);
 	stop(row->nr);
 }
 
@@ -288,6 +287,14 @@ static void populate(struct row *row)
 		write_all(row);
 	else
 		read_all(row);
+}
+
+static void read_then_write(struct row *row)
+{
+	populate(row);
+	start();
+	write_all(row);
+	stop(row->nr);
 }
 
 static void mprotect_toggle(struct row *row)
@@ -576,7 +583,8 @@ static void touch(struct row *row)
 #define ALL	(K(ANON) | SHARED)
 
 static const struct row rows[] = {
-	{ FAULTS, "read_then_write", read_write, ALL, 0 },
+	{ FAULTS, "read_in", read_in, ALL, 0 },
+	{ FAULTS, "read_then_write", read_then_write, ALL, 0 },
 	{ FAULTS, "mprotect_clean", mprotect_toggle, ALL, 0 },
 	{ FAULTS, "mprotect_dirty", mprotect_toggle, ALL, 1 },
 	{ FAULTS, "protect_unprotect", protect_unprotect, ALL, 1 },
