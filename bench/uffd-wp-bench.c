@@ -620,7 +620,7 @@ static void run_row(const struct row *original, int kind, bool registered)
 	int i, status;
 	pid_t pid;
 
-	for (i = 0; i < (original->group == TRACKING ? 2 : RUNS); i++) {
+	for (i = 0; i < (original->group == TRACKING ? 4 : RUNS); i++) {
 		memset(figures, 0, sizeof(*figures));
 		pid = fork();
 		if (!pid) {

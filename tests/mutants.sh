@@ -95,3 +95,10 @@ t_mutants_once() {
 	[ "$(grep -c '^ok - ' "$CASE/said")" = 1 ] || wrong "--test does not run the chosen one"
 	ONLY=three expect_fail "there is no mutant 'three'; there are: one two" scripts/mutants
 }
+
+t_mutants_vacuous() {
+	begin_mutants
+	sed -i 's/# # ok 1 sleeps anon sync/# # ok 1 # SKIP no such thing/' scripts/boot
+	mutant same "uffd-wp-pte sleeps anon sync" "Equivalent: nobody can tell."
+	bad 'same: no row ran that is called uffd-wp-pte sleeps anon sync'
+}
