@@ -50,6 +50,8 @@
 #define UFFD_FEATURE_RWP_ASYNC	BIT(18)
 #endif
 
+#define SCAN_WP_MATCHING	BIT(0)
+
 #define ROW_SECONDS	20
 #define EVENT_MS	5000
 #define SMALL_PAGES	64
@@ -610,6 +612,25 @@ static void protect_neighbour(struct row *row)
 	set_protection(row, row->nr * row->stride, row->stride, true);
 }
 
+/* PAGEMAP_SCAN protects huge pages in one piece; then a page of each is split off. */
+static void scan_and_protect(struct row *row)
+{
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = SCAN_WP_MATCHING,
+		.start = (uintptr_t)row->addr,
+		.end = (uintptr_t)row->addr + row->len,
+		.category_mask = SCAN_WRITTEN,
+		.return_mask = SCAN_WRITTEN,
+	};
+	size_t at;
+
+	if (row->registered && ioctl(pagemap_fd, SCAN_IOCTL, &arg) < 0)
+		fail("PAGEMAP_SCAN: %s", strerror(errno));
+	for (at = 0; at < row->len; at += row->folio)
+		set_protection(row, at, row->stride, true);
+}
+
 /* Each page is inaccessible, until the first access resolves that. */
 static void protect_accesses(struct row *row)
 {
@@ -1029,6 +1050,8 @@ static const struct scenario scenarios[] = {
 
 	{ .name = "async_populated", .flags = S_ASYNC | S_KEPT },
 	{ .name = "async_populated_clean", .flags = S_ASYNC | S_PROTECT | S_NOTICED },
+	{ .name = "async_scan_protect", .flags = S_ASYNC | S_DIRTY | S_NOTICED,
+	  .run = scan_and_protect },
 	{ .name = "async_untouched",
 	  .flags = S_ASYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED },
 	{ .name = "rwp_async", .flags = S_ASYNC | S_DIRTY | S_MAY_FAULT,
