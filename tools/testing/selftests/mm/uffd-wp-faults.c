@@ -9,7 +9,7 @@
  * x mode. Each row runs twice in a process of its own, first without and then
  * with userfaultfd: map, register, populate, protect or not, let it happen,
  * then write to each page, twice, and count the faults of the thread or process
- * that writes. It passes if the second number is not above the first one; or
+ * that writes (or, where the name says so, reads). It passes if the second number is not above the first one; or
  * not above one a page, if each write had to be noticed.
  *
  * Somebody else may want to see a first write: a filesystem, or soft-dirty
@@ -98,6 +98,7 @@ enum {
 	S_SOFT_DIRTY	= 1 << 11,	/* tracks writes itself */
 	S_MAY_FAULT	= 1 << 12,	/* once a page, unnoticed */
 	S_COPIES	= 1 << 13,	/* each write has to copy a page */
+	S_READS		= 1 << 14,	/* it is reads that are counted */
 	S_KEPT		= S_DIRTY | S_PROTECT | S_NOTICED,
 };
 
@@ -207,8 +208,12 @@ static long count_once(struct row *row)
 		nr = practice ? 2 : row->nr;
 		touch_rseq();
 		before = faults_of_thread();
-		for (i = 0; i < nr; i++)
-			put(addr + i * stride, i + 1);
+		for (i = 0; i < nr; i++) {
+			if (row->scenario->flags & S_READS)
+				get(addr + i * stride);
+			else
+				put(addr + i * stride, i + 1);
+		}
 		faults = faults_of_thread() - before;
 	}
 	return faults;
@@ -679,14 +684,31 @@ static void register_less(struct row *row)
 		row->notice = false;
 }
 
+/* Shared pages stay in the file. */
+static void zap(struct row *row)
+{
+	int i;
+
+	if (madvise(row->addr, row->len, MADV_DONTNEED))
+		fail("MADV_DONTNEED: %s", strerror(errno));
+	for (i = 0; i < row->nr; i++)
+		if (pagemap_entry(row->addr + i * row->stride) & PM_PRESENT)
+			skip("page %d is still mapped", i);
+}
+
+static void zap_and_read(struct row *row)
+{
+	zap(row);
+	populate(row);
+}
+
 /* The pages come through the userfaultfd, protected or not. */
 static void fill(struct row *row)
 {
 	size_t at;
 
-	if (!(row->scenario->flags & S_UNTOUCHED) &&
-	    madvise(row->addr, row->len, MADV_DONTNEED))
-		skip("MADV_DONTNEED: %s", strerror(errno));
+	if (!(row->scenario->flags & S_UNTOUCHED))
+		zap(row);
 	register_more(row);
 	if (!row->registered)
 		populate(row);
@@ -933,6 +955,8 @@ static const struct mode modes[] = {
 
 static const struct scenario scenarios[] = {
 	{ .name = "read" },
+	{ .name = "read_in", .flags = S_READS, .run = zap },
+	{ .name = "read_in_write", .run = zap_and_read },
 	{ .name = "mprotect_read_clean", .run = mprotect_and_back, .arg = PROT_READ },
 	{ .name = "mprotect_read_dirty", .flags = S_DIRTY, .run = mprotect_and_back,
 	  .arg = PROT_READ },
@@ -1243,6 +1267,8 @@ static void do_row(const char *name, const struct scenario *scenario,
 
 	memset(report, 0, sizeof(*report));
 	set_knobs(scenario, mem);
+	/* a kernel that dies of it cannot tell afterwards */
+	ksft_print_msg("row %s\n", name);
 	fflush(stdout);
 	pid = fork();
 	if (!pid)

@@ -89,6 +89,7 @@ enum {
 	P_ON_OTHER	= BIT(6),	/* populated on the other node */
 	P_COMPACT	= BIT(7),
 	P_MAPPED_SO	= BIT(8),	/* first mapped with the protection in arg */
+	P_CACHED	= BIT(9),	/* the content is not lost with the entry */
 };
 
 struct path {
@@ -969,6 +970,26 @@ static void mprotect_part(struct row *row)
 }
 
 /*
+ * Paths: unmapping, and faulting in again
+ */
+
+static void zap_and_read(struct row *row)
+{
+	int i;
+
+	if (madvise(row->addr, row->len, MADV_DONTNEED))
+		fail("setup: MADV_DONTNEED: %s", strerror(errno));
+	for (i = 0; i < row->nr; i++)
+		if (pagemap_entry(target(row, i)) & PM_PRESENT)
+			skip("unit %d is still mapped", i);
+	/* the first one is protected, and must not pass that on */
+	touch_all(row);
+	for (i = 0; i < row->nr; i++)
+		if (!(pagemap_entry(target(row, i)) & PM_PRESENT))
+			skip("unit %d is not mapped again", i);
+}
+
+/*
  * Paths: KSM
  */
 
@@ -1406,6 +1427,8 @@ static const struct path paths[] = {
 	{ .name = "migrate_compact_mprotect", .flags = P_PAGES | P_COMPACT,
 	  .arg = 1, .run = migrate_compact },
 
+	{ .name = "zap_read", .flags = P_PAGES | P_CACHED, .run = zap_and_read },
+
 	/* a read takes the hinting fault, on a misplaced page, on a local one */
 	{ .name = "numa_hint", .flags = P_PAGES | P_NUMA_HINT | P_ON_OTHER,
 	  .run = numa_hint },
@@ -1455,6 +1478,8 @@ static const char *impossible(const struct path *path, const struct memory *mem,
 		return "untouched anonymous memory has no page to be moved";
 	if (path->flags & P_EARLY && mem->flags & M_ANON && mem->flags & M_MTHP)
 		return "a registered VMA is not populated with such folios";
+	if (path->flags & P_CACHED && mem->flags & M_ANON)
+		return "an anonymous page takes its content with it";
 	if (path->flags & P_NUMA_HINT && mem->flags & M_HUGETLB)
 		return "NUMA balancing does not look at hugetlb";
 	if (path->flags & P_COMPACT && mem->flags & (M_HUGETLB | M_THP))
@@ -1690,6 +1715,9 @@ static void do_row(const struct row_id *id)
 	uint64_t start = now_ms();
 	int try;
 
+	/* a kernel that dies of it cannot tell afterwards */
+	ksft_print_msg("row %s\n", id->name);
+	fflush(stdout);
 	for (try = 0; try < MAX_TRIES; try++) {
 		struct row row = {
 			.path = id->path, .mem = id->mem, .mode = id->mode,
