@@ -1050,7 +1050,7 @@ static const struct scenario scenarios[] = {
 	  .run = fork_mapping },
 	{ .name = "mremap_clean", .run = move_mapping },
 	{ .name = "mremap_dirty", .flags = S_DIRTY, .run = move_mapping },
-	{ .name = "mremap_dropped", .flags = S_PROTECT | S_DIRTY | S_MAY_FAULT,
+	{ .name = "mremap_dropped", .flags = S_PROTECT | S_DIRTY,
 	  .run = move_mapping },
 	/* both are if the event was asked for */
 	{ .name = "fork_event_parent_clean", .run = fork_mapping,
