@@ -50,7 +50,6 @@
 #define UFFD_FEATURE_RWP_ASYNC	BIT(18)
 #endif
 
-#define SCAN_WP_MATCHING	BIT(0)
 
 #define ROW_SECONDS	20
 #define EVENT_MS	5000
@@ -620,17 +619,9 @@ static void protect_neighbour(struct row *row)
 /* PAGEMAP_SCAN protects huge pages in one piece; then a page of each is split off. */
 static void scan_and_protect(struct row *row)
 {
-	struct scan_arg arg = {
-		.size = sizeof(arg),
-		.flags = SCAN_WP_MATCHING,
-		.start = (uintptr_t)row->addr,
-		.end = (uintptr_t)row->addr + row->len,
-		.category_mask = SCAN_WRITTEN,
-		.return_mask = SCAN_WRITTEN,
-	};
 	size_t at;
 
-	if (row->registered && ioctl(pagemap_fd, SCAN_IOCTL, &arg) < 0)
+	if (row->registered && scan_protect(row->addr, row->len) < 0)
 		fail("PAGEMAP_SCAN: %s", strerror(errno));
 	for (at = 0; at < row->len; at += row->folio)
 		set_protection(row, at, row->stride, true);

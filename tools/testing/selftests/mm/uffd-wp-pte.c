@@ -74,7 +74,7 @@ struct memory {
 
 struct mode {
 	const char *name;
-	bool async, unpop, rwp;
+	bool async, unpop, scan, rwp;
 	uint64_t features;
 };
 
@@ -90,6 +90,7 @@ enum {
 	P_COMPACT	= BIT(7),
 	P_MAPPED_SO	= BIT(8),	/* first mapped with the protection in arg */
 	P_CACHED	= BIT(9),	/* the content is not lost with the entry */
+	P_SMALL		= BIT(10),	/* works on a part of a huge page */
 };
 
 struct path {
@@ -605,7 +606,10 @@ static void set_protection(struct row *row, int first, int count, bool on)
 	};
 	int err;
 
-	if (row->mode->rwp) {
+	if (row->mode->scan && on) {
+		err = scan_protect(row->addr + first * row->unit,
+				   count * row->unit) < 0;
+	} else if (row->mode->rwp) {
 		arg.mode = on ? UFFDIO_RWPROTECT_MODE_RWP : 0;
 		err = ioctl(row->uffd, UFFDIO_RWPROTECT, &arg);
 	} else {
@@ -967,6 +971,20 @@ static void mprotect_part(struct row *row)
 	/* hugetlb VMAs are never merged */
 	if (n != (row->mem->flags & M_HUGETLB ? 3 : 1))
 		fail("setup: %d VMAs after mprotect() of a part and back", n);
+}
+
+/* One small page of every other unit, inside of a huge page if there is one. */
+static void mprotect_page(struct row *row)
+{
+	int prot = row->path->arg, i, n;
+	char *page;
+
+	for (n = 0; n < 2; n++, prot = PROT_READ | PROT_WRITE)
+		for (i = 0; i < row->nr; i += 2) {
+			page = target(row, i) + (row->unit > page_size ? page_size : 0);
+			if (mprotect(page, page_size, prot))
+				fail("setup: mprotect: %s", strerror(errno));
+		}
 }
 
 /*
@@ -1391,6 +1409,9 @@ static const struct mode modes[] = {
 	  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED },
 	{ .name = "unpop-async", .async = true, .unpop = true,
 	  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC },
+	/* protected by PAGEMAP_SCAN, which takes a huge page in one piece */
+	{ .name = "scan", .async = true, .scan = true,
+	  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC },
 	{ .name = "rwp", .rwp = true, .features = UFFD_FEATURE_RWP },
 };
 
@@ -1399,6 +1420,9 @@ static const struct path paths[] = {
 	{ .name = "mprotect_read_rw", .arg = PROT_READ, .run = mprotect_there_and_back },
 	{ .name = "mprotect_part_none_rw", .arg = PROT_NONE, .run = mprotect_part },
 	{ .name = "mprotect_part_read_rw", .arg = PROT_READ, .run = mprotect_part },
+	/* this splits the PMD of a huge page as well */
+	{ .name = "mprotect_page_read_rw", .flags = P_SMALL, .arg = PROT_READ,
+	  .run = mprotect_page },
 	/* mapped so, registered, then made writable and used, then protected */
 	{ .name = "mprotect_before_none", .flags = P_EARLY | P_MAPPED_SO,
 	  .arg = PROT_NONE, .armed = mprotect_rw },
@@ -1463,6 +1487,8 @@ static const char *impossible(const struct path *path, const struct memory *mem,
 	if (mode->rwp && (!(path->flags & P_KSM) ||
 			  mem->flags & (M_THP | M_MTHP)))
 		return "read-write protection is looked at where KSM replaces small pages";
+	if (mode->scan && mem->flags & M_THP && !(mem->flags & M_ANON))
+		return "what PAGEMAP_SCAN protects by a PMD of a file goes with the PMD";
 	if (mode->unpop && cow)
 		return "a page that was copied is not untouched";
 	if (mode->unpop && mem->flags & M_ANON && mem->flags & (M_THP | M_MTHP))
@@ -1480,6 +1506,8 @@ static const char *impossible(const struct path *path, const struct memory *mem,
 		return "a registered VMA is not populated with such folios";
 	if (path->flags & P_CACHED && mem->flags & M_ANON)
 		return "an anonymous page takes its content with it";
+	if (path->flags & P_SMALL && mem->flags & M_HUGETLB)
+		return "a hugetlb page is never split";
 	if (path->flags & P_NUMA_HINT && mem->flags & M_HUGETLB)
 		return "NUMA balancing does not look at hugetlb";
 	if (path->flags & P_COMPACT && mem->flags & (M_HUGETLB | M_THP))

@@ -90,6 +90,7 @@ struct scan_arg {
 
 #define SCAN_IOCTL		_IOWR('f', 16, struct scan_arg)
 #define SCAN_WRITTEN		BIT(1)
+#define SCAN_WP_MATCHING	BIT(0)	/* a flag */
 
 /* /proc/PID/pagemap and /proc/kpageflags */
 #define PM_PFN			(BIT_ULL(55) - 1)
@@ -288,6 +289,21 @@ static inline int scan_written(const char *addr)
 		.end = ((uintptr_t)addr & ~(page_size - 1)) + page_size,
 		.vec = (uintptr_t)&region,
 		.vec_len = 1,
+		.category_mask = SCAN_WRITTEN,
+		.return_mask = SCAN_WRITTEN,
+	};
+
+	return ioctl(pagemap_fd, SCAN_IOCTL, &arg);
+}
+
+/* Protects what is written, as PAGEMAP_SCAN has it: what is not protected. */
+static inline int scan_protect(const char *addr, size_t len)
+{
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = SCAN_WP_MATCHING,
+		.start = (uintptr_t)addr,
+		.end = (uintptr_t)addr + len,
 		.category_mask = SCAN_WRITTEN,
 		.return_mask = SCAN_WRITTEN,
 	};
