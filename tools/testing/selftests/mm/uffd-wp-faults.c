@@ -9,8 +9,9 @@
  * x mode. Each row runs twice in a process of its own, first without and then
  * with userfaultfd: map, register, populate, protect or not, let it happen,
  * then write to each page, twice, and count the faults of the thread or process
- * that writes (or, where the name says so, reads). It passes if the second number is not above the first one; or
- * not above one a page, if each write had to be noticed.
+ * that writes (or reads, where the name says so). It passes if the second number
+ * is not above the first one; or not above one a page, if each write had to be
+ * noticed.
  *
  * Somebody else may want to see a first write: a filesystem, or soft-dirty
  * tracking. Their rows fail as well if there are fewer faults.
@@ -49,7 +50,6 @@
 #ifndef UFFD_FEATURE_RWP_ASYNC
 #define UFFD_FEATURE_RWP_ASYNC	BIT(18)
 #endif
-
 
 #define ROW_SECONDS	20
 #define EVENT_MS	5000
