@@ -267,6 +267,23 @@ t_test_counts_good() {
 	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 1\ skipped$ ]] || wrong "with a skip says $(last_line)"
 }
 
+t_test_faults_once() {
+	parts_good
+	# shellcheck disable=SC2016 # of the stub
+	sed -i '1a echo >> "$CASE/ran"' tests/faults
+	make_test
+	make_test
+	[ "$(wc -l < "$CASE/ran")" = 1 ] || wrong "runs twice what passed"
+	[[ $(last_line) =~ ^11\ passed, ]] || wrong "the second time says $(last_line)"
+	echo "# changed" >> Makefile
+	make_test
+	[ "$(wc -l < "$CASE/ran")" = 2 ] || wrong "does not run again after a change"
+	sed -i '$s/.*/exit 1/' tests/faults
+	if make_test; then wrong "passes though tests/faults failed"; fi
+	if make_test; then wrong "passes the second time though tests/faults failed"; fi
+	[ "$(wc -l < "$CASE/ran")" = 4 ] || wrong "remembers a failure"
+}
+
 t_test_counts_bad() {
 	local name short status lines
 	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict scripts/mutants; do
