@@ -15,7 +15,7 @@ unset LANGUAGE
 
 # The tests that the series brings: what the verdict is about.
 # shellcheck disable=SC2034 # of those who source this
-OWN="uffd-wp-pte uffd-wp-faults"
+OWN="uffd-wp-pte uffd-wp-ranges uffd-wp-faults"
 
 # One line on what goes on, for a person who waits.
 say() { printf '==> %s\n' "$*"; }
@@ -72,13 +72,16 @@ load_arch() {
 # The output folder of this base, and of a user's own tree beside it.
 out() { printf '%s/%s' "$BUILD" "$BASE${KDIR:+-kdir}"; }
 
+# The topics of the series, in the order of the file; a step may be of two.
+topics() { awk '!/^#/ { n = split($1, t, ","); for (i = 1; i <= n; i++) if (!(t[i] in seen)) { seen[t[i]]; print t[i] } }' "$TOP/patches/$BASE/series"; }
+
 # want COMMIT: all that decides what the tree is: the base, the patches, the new
 # files. What is not there is said by those who need it.
 want() {
 	echo "$1"
 	cd "$TOP" || return
 	git hash-object "patches/$BASE/series" 2>&1 || true
-	awk '!/^#/ { for (i = 1; i <= NF; i++) print $i }' "patches/$BASE/series" 2>&1 | while read -r file; do
+	awk '!/^#/ { for (i = 2; i <= NF; i++) print $i }' "patches/$BASE/series" 2>&1 | while read -r file; do
 		if [ -f "patches/$BASE/$file" ]; then file=patches/$BASE/$file; fi
 		git hash-object "$file" 2>&1 || true
 		[ ! -x "$file" ] || echo executable

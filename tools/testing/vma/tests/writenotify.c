@@ -1,24 +1,19 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 
 /*
- * Who wants to hear of writes to a mapping, and who has to look at single PTEs
- * because of it:
+ * Why a mapping needs write faults, and which PTEs can do without:
  *
- * - vma_writenotify_reasons() tells who it is: what backs the mapping,
- *   soft-dirty tracking, userfaultfd. It is about the flags and the backing of
- *   a VMA, and about nothing else.
+ * - vma_wants_writenotify() says whether there is a reason at all: what backs the
+ *   mapping, soft-dirty tracking, userfaultfd. It is about the flags and the
+ *   backing of a VMA, not about vm_page_prot. vma_set_page_prot() takes the
+ *   write permission out of vm_page_prot then.
  *
- * - vma_wants_writenotify() says whether there is any reason at all.
- *   vma_set_page_prot() takes the write permission out of vm_page_prot then.
+ * - vma_wants_uffd_wp_writenotify_only() says whether userfaultfd is the only
+ *   reason. Then a PTE without the uffd bit may be writable, clean or dirty.
  *
  * - vma_wants_manual_pte_write_upgrade() says whether PTEs that are built from
  *   vm_page_prot can lack a write permission that they might have. For shared
- *   mappings that is so while writes are notified, unless the protection is
- *   one that a driver made up.
- *
- * - vma_new_pte_prot() is what a new PTE is built from: vm_page_prot, unless the
- *   PTE has no uffd bit and userfaultfd is the only reason. Then nothing speaks
- *   against the write permission.
+ *   mappings that is so while writes are notified.
  */
 
 static vm_fault_t dummy_mkwrite(struct vm_fault *vmf)
@@ -54,12 +49,12 @@ struct backing {
 	unsigned int reasons;	/* Expected, if shared and writable. */
 };
 
-#define BACKER		WRITENOTIFY_BACKER
-#define SOFT_DIRTY	WRITENOTIFY_SOFT_DIRTY
-#define UFFD_WP		WRITENOTIFY_UFFD_WP
+#define BACKER		BIT(0)
+#define SOFT_DIRTY	BIT(1)
+#define UFFD_WP		BIT(2)
 
 static const struct backing backings[] = {
-	/* No backer that cares, so only tracking counts. */
+	/* What backs these is no reason, so only tracking counts. */
 	{ "shmem", &ops_plain, .file = true },
 	{ "shmem, softdirty", &ops_plain, .file = true, .softdirty = true,
 	  .reasons = SOFT_DIRTY },
@@ -83,7 +78,7 @@ static const struct backing backings[] = {
 	{ "hugetlb, softdirty, uffd-wp", &ops_plain, .file = true,
 	  .hugetlb = true, .softdirty = true, .uffd_wp = true, .reasons = UFFD_WP },
 
-	/* A filesystem wants to know, whatever is tracked besides. */
+	/* A filesystem is a reason, whatever is tracked besides. */
 	{ "page_mkwrite", &ops_page_mkwrite, .file = true, .writeback = true,
 	  .reasons = BACKER },
 	{ "page_mkwrite, no writeback", &ops_page_mkwrite, .file = true,
@@ -166,12 +161,6 @@ static const char * const page_prot_names[] = {
 
 #define PGPROT_NC		0x10UL
 #define PGPROT_DRIVER_BIT	0x100UL
-
-/* Is this a protection that vma_set_page_prot() may have left behind? */
-static bool page_prot_is_default(enum page_prot prot)
-{
-	return prot != PROT_DRIVER && prot != PROT_DRIVER_RO;
-}
 
 static unsigned long caching_attr(enum page_prot prot)
 {
@@ -294,26 +283,25 @@ static bool notify_expected(const struct test_vma *t)
 	return reasons_expected(t) != 0;
 }
 
-/* Only then a clean PTE without the uffd bit is of no interest to anybody. */
+/* Only then a clean PTE without the uffd bit may be writable. */
 static bool uffd_wp_only_expected(const struct test_vma *t)
 {
 	return reasons_expected(t) == UFFD_WP;
 }
 
-static bool check_writenotify_reasons(struct test_vma *t)
+static bool check_uffd_wp_only(struct test_vma *t)
 {
-	ASSERT_VMA(t, vma_writenotify_reasons(&t->vma) == reasons_expected(t));
-	ASSERT_VMA(t, vma_writenotify_uffd_wp_only(&t->vma) ==
+	ASSERT_VMA(t, vma_wants_uffd_wp_writenotify_only(&t->vma) ==
 		      uffd_wp_only_expected(t));
 	return true;
 }
 
-static bool test_writenotify_reasons(void)
+static bool test_uffd_wp_only(void)
 {
-	return check_each_vma(check_writenotify_reasons);
+	return check_each_vma(check_uffd_wp_only);
 }
 
-/* The backer is who needs dirty tracking, and nobody else. */
+/* It is what backs the mapping that needs dirty tracking. */
 static bool check_needs_dirty_tracking(struct test_vma *t)
 {
 	ASSERT_VMA(t, vma_needs_dirty_tracking(&t->vma) ==
@@ -324,30 +312,6 @@ static bool check_needs_dirty_tracking(struct test_vma *t)
 static bool test_needs_dirty_tracking(void)
 {
 	return check_each_vma(check_needs_dirty_tracking);
-}
-
-static bool check_new_pte_prot(struct test_vma *t)
-{
-	struct vm_area_struct *vma = &t->vma;
-	const unsigned long prot = pgprot_val(vma->vm_page_prot);
-	unsigned long want = prot;
-
-	/* A PTE with the uffd bit gets what vm_page_prot says, always. */
-	ASSERT_VMA(t, pgprot_val(vma_new_pte_prot(vma, true)) == prot);
-
-	/* One without it may be better off. */
-	if (uffd_wp_only_expected(t) && page_prot_is_default(t->prot))
-		want = pgprot_val(full_page_prot(vma)) | caching_attr(t->prot);
-	ASSERT_VMA(t, pgprot_val(vma_new_pte_prot(vma, false)) == want);
-
-	/* Asking changes nothing. */
-	ASSERT_VMA(t, pgprot_val(vma->vm_page_prot) == prot);
-	return true;
-}
-
-static bool test_new_pte_prot(void)
-{
-	return check_each_vma(check_new_pte_prot);
 }
 
 static bool check_wants_writenotify(struct test_vma *t)
@@ -367,7 +331,7 @@ static bool check_wants_manual_pte_write_upgrade(struct test_vma *t)
 
 	/* Writable private mappings have to look, for COW. */
 	if (t->access->shared)
-		want = notify_expected(t) && page_prot_is_default(t->prot);
+		want = notify_expected(t);
 	else
 		want = t->access->write;
 
@@ -391,7 +355,6 @@ static bool check_after_set_page_prot(struct test_vma *t)
 				    full_page_prot(vma);
 	ASSERT_VMA(t, pgprot_val(vma->vm_page_prot) ==
 		      (pgprot_val(want) | caching_attr(t->prot)));
-	ASSERT_VMA(t, vma_has_default_page_prot(vma));
 
 	/* Whatever it was before, PTEs need a look if they come downgraded. */
 	if (t->access->shared)
@@ -428,10 +391,7 @@ static bool test_writenotify_uffd_wp_transitions(void)
 		  pgprot_val(downgraded_page_prot(vma)));
 	ASSERT_TRUE(vma_wants_writenotify(vma));
 	ASSERT_TRUE(vma_wants_manual_pte_write_upgrade(vma));
-	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, true)),
-		  pgprot_val(downgraded_page_prot(vma)));
-	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, false)),
-		  pgprot_val(full_page_prot(vma)));
+	ASSERT_TRUE(vma_wants_uffd_wp_writenotify_only(vma));
 
 	/* mprotect(PROT_READ): nothing may be made writable. */
 	vma_clear_flags(vma, VMA_WRITE_BIT);
@@ -440,9 +400,7 @@ static bool test_writenotify_uffd_wp_transitions(void)
 	vma_set_page_prot(vma);
 	ASSERT_FALSE(vma_wants_writenotify(vma));
 	ASSERT_FALSE(vma_wants_manual_pte_write_upgrade(vma));
-
-	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, false)),
-		  pgprot_val(vma->vm_page_prot));
+	ASSERT_FALSE(vma_wants_uffd_wp_writenotify_only(vma));
 
 	/* mprotect(PROT_NONE) */
 	vma_clear_flags(vma, VMA_READ_BIT);
@@ -462,15 +420,14 @@ static bool test_writenotify_uffd_wp_transitions(void)
 	vma_clear_flags(vma, VMA_SOFTDIRTY_BIT);
 	vma_set_page_prot(vma);
 	ASSERT_TRUE(vma_wants_manual_pte_write_upgrade(vma));
-	ASSERT_EQ(pgprot_val(vma_new_pte_prot(vma, false)),
-		  pgprot_val(downgraded_page_prot(vma)));
+	ASSERT_FALSE(vma_wants_uffd_wp_writenotify_only(vma));
 	vma_clear_flags(vma, VMA_UFFD_WP_BIT);
 	vma_set_page_prot(vma);
 	ASSERT_EQ(pgprot_val(vma->vm_page_prot),
 		  pgprot_val(downgraded_page_prot(vma)));
 	ASSERT_TRUE(vma_wants_manual_pte_write_upgrade(vma));
 
-	/* With nobody left, it is as it was after mmap(). */
+	/* With no reason left, it is as it was after mmap(). */
 	vma_set_flags(vma, VMA_SOFTDIRTY_BIT);
 	vma_set_page_prot(vma);
 	ASSERT_EQ(pgprot_val(vma->vm_page_prot),
@@ -483,11 +440,10 @@ static bool test_writenotify_uffd_wp_transitions(void)
 
 static void run_writenotify_tests(int *num_tests, int *num_fail)
 {
-	TEST(writenotify_reasons);
+	TEST(uffd_wp_only);
 	TEST(needs_dirty_tracking);
 	TEST(wants_writenotify);
 	TEST(wants_manual_pte_write_upgrade);
 	TEST(after_set_page_prot);
-	TEST(new_pte_prot);
 	TEST(writenotify_uffd_wp_transitions);
 }
