@@ -617,6 +617,14 @@ static void protect_neighbour(struct row *row)
 }
 
 /* PAGEMAP_SCAN protects huge pages in one piece; then a page of each is split off. */
+static void scan_neighbour(struct row *row)
+{
+	row->nr--;
+	if (row->registered &&
+	    scan_protect(row->addr + row->nr * row->stride, row->stride) < 0)
+		fail("PAGEMAP_SCAN: %s", strerror(errno));
+}
+
 static void scan_and_protect(struct row *row)
 {
 	size_t at;
@@ -948,6 +956,8 @@ static const struct scenario scenarios[] = {
 	{ .name = "read" },
 	{ .name = "read_in", .flags = S_READS, .run = zap },
 	{ .name = "read_in_write", .run = zap_and_read },
+	/* private memory: of new pages */
+	{ .name = "first_write", .flags = S_DIRTY, .run = zap },
 	{ .name = "mprotect_read_clean", .run = mprotect_and_back, .arg = PROT_READ },
 	{ .name = "mprotect_read_dirty", .flags = S_DIRTY, .run = mprotect_and_back,
 	  .arg = PROT_READ },
@@ -1067,6 +1077,8 @@ static const struct scenario scenarios[] = {
 	{ .name = "async_populated_clean", .flags = S_ASYNC | S_PROTECT | S_NOTICED },
 	{ .name = "async_scan_protect", .flags = S_ASYNC | S_DIRTY | S_NOTICED,
 	  .run = scan_and_protect },
+	{ .name = "async_scan_neighbour", .flags = S_ASYNC | S_DIRTY,
+	  .run = scan_neighbour },
 	{ .name = "async_untouched",
 	  .flags = S_ASYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED },
 	{ .name = "rwp_async", .flags = S_ASYNC | S_DIRTY | S_MAY_FAULT,
@@ -1127,7 +1139,7 @@ static void *idle(void *arg)
 static void run_once(struct row *row)
 {
 	unsigned int flags = row->scenario->flags;
-	/* a registered VMA is not populated with such folios */
+	/* older kernels do not populate a registered VMA with such folios */
 	bool late = flags & S_LATE ||
 		    (row->mem->flags & M_MTHP && is_anon(row->mem));
 

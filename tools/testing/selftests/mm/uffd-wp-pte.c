@@ -1487,8 +1487,6 @@ static const char *impossible(const struct path *path, const struct memory *mem,
 	if (mode->rwp && (!(path->flags & P_KSM) ||
 			  mem->flags & (M_THP | M_MTHP)))
 		return "read-write protection is looked at where KSM replaces small pages";
-	if (mode->scan && mem->flags & M_THP && !(mem->flags & M_ANON))
-		return "what PAGEMAP_SCAN protects by a PMD of a file goes with the PMD";
 	if (mode->unpop && cow)
 		return "a page that was copied is not untouched";
 	if (mode->unpop && mem->flags & M_ANON && mem->flags & (M_THP | M_MTHP))
@@ -1502,8 +1500,6 @@ static const char *impossible(const struct path *path, const struct memory *mem,
 	if (path->flags & P_PAGES && mode->unpop && mem->flags & M_ANON &&
 	    !(mem->flags & M_HUGETLB))
 		return "untouched anonymous memory has no page to be moved";
-	if (path->flags & P_EARLY && mem->flags & M_ANON && mem->flags & M_MTHP)
-		return "a registered VMA is not populated with such folios";
 	if (path->flags & P_CACHED && mem->flags & M_ANON)
 		return "an anonymous page takes its content with it";
 	if (path->flags & P_SMALL && mem->flags & M_HUGETLB)

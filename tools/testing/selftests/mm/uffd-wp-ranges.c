@@ -100,7 +100,7 @@ static const struct call {
 
 static char *why;	/* Shared with the parent. Empty: passed */
 
-static void __printf(1, 2) __attribute__((noreturn)) fail(const char *fmt, ...)
+static __noreturn __printf(1, 2) void fail(const char *fmt, ...)
 {
 	va_list args;
 
@@ -491,7 +491,7 @@ static void expect(struct row *row, int err)
 
 static void *write_one(void *p)
 {
-	*(volatile char *)p = 'n';
+	__atomic_store_n((char *)p, 'n', __ATOMIC_RELAXED);
 	return NULL;
 }
 
@@ -536,10 +536,11 @@ static void run_row(struct row *row)
 	size_t step;
 
 	if (needs_cgroup(row->call)) {
-		if (!write_file("/proc/self/oom_score_adj", "-1000") ||
+		memory_max_fd = open(CGROUP "/memory.max", O_WRONLY);
+		if (memory_max_fd < 0 ||
+		    !write_file("/proc/self/oom_score_adj", "-1000") ||
 		    !write_file(CGROUP "/memory.swap.max", "0") ||
 		    !write_file(CGROUP "/cgroup.procs", "0") ||
-		    (memory_max_fd = open(CGROUP "/memory.max", O_WRONLY)) < 0 ||
 		    mlockall(MCL_CURRENT))
 			fail("setup: no memory cgroup: %s", strerror(errno));
 	} else if (setresgid(NOBODY, NOBODY, NOBODY) ||
