@@ -88,7 +88,7 @@ t_cut_kdir_import() {
 # not taken for work of the user's.
 t_cut_series_changed() {
 	expect_ok make kernels
-	sed -i '0,/^+\t/s/^+\t.*/& more/' "patches/$BASE"/0001-*.patch
+	change_series
 	export DIES=' checkout ' LEAVES
 	# shellcheck disable=SC2016 # of the stub
 	LEAVES='touch "$2/.git/index.lock"; echo half >> "$2/'"$(patched_file)"'"'
@@ -103,7 +103,7 @@ t_cut_series_changed() {
 # Changed, and the build of the change cut short: the old image does not pass for the new.
 t_cut_rebuild() {
 	expect_ok make kernels
-	sed -i '0,/^+\t/s/^+\t.*/& more/' "patches/$BASE"/0001-*.patch
+	change_series
 	export DIES="${image##*/}" LEAVES=:
 	stub dies make
 	touch "$CASE/armed" "$CASE/killed"

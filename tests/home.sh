@@ -8,7 +8,9 @@ linux() { git -C "$out/linux" "$@"; }
 # work NAME: a commit of the user's own in the tree.
 work() {
 	echo "int $1;" >> "$out/linux/mm/userfaultfd.c"
-	commit_all "$out/linux" "mm: add $1"
+	commit_all "$out/linux" "mm: add $1
+
+Topic: writenotify"
 }
 same_as_committed() { [ -z "$(git status --porcelain)" ] || wrong "changed: $(git status --porcelain | paste -sd'|')"; }
 
@@ -29,7 +31,7 @@ t_tree_again() {
 	find "$out/linux" "$out/base" -type f -printf '%p %T@\n' | grep -v /.git/ | diff "$CASE/before" - > "$CASE/why"
 	# A change to the series touches the files that it is in, and no others.
 	file=$(patched_file)
-	sed -i '0,/^+\t/s/^+\t.*/& more/' "patches/$BASE"/0001-*.patch
+	change_series
 	expect_ok make tree
 	whole
 	find "$out/linux" "$out/base" -type f -newer "$out/origin" -printf '%P\n' | grep -v '^.git' | sort -u > "$CASE/touched"
@@ -68,6 +70,14 @@ t_refresh_merge() {
 	same_as_committed
 }
 
+t_refresh_without_topic() {
+	expect_ok make tree
+	echo 'int v;' >> "$out/linux/mm/userfaultfd.c"
+	commit_all "$out/linux" "mm: add v"
+	expect_fail "'mm: add v' says no topic; add a line 'Topic: fixes'" make refresh
+	same_as_committed
+}
+
 t_refresh_kdir() {
 	kdir
 	repository "$KDIR"
@@ -86,7 +96,7 @@ t_refresh_takes_home() {
 	expect_ok make refresh
 	grep -q 'mm-add-j.patch mm/uffd-new.c mm/uffd-new.sh$' "patches/$BASE/series" || wrong "the series does not name the new files"
 	cmp mm/uffd-new.c "$out/linux/mm/uffd-new.c"
-	for file in claims cover; do
+	for file in expected-failures cover.fixes; do
 		git diff --quiet -- "patches/$BASE/$file" || wrong "patches/$BASE/$file is lost"
 	done
 	expect_ok make refresh
@@ -123,7 +133,7 @@ t_refresh_cut_short() {
 		touch "$CASE/armed"
 		DIES=$call
 		cut_short make refresh
-		for file in claims cover; do
+		for file in expected-failures cover.fixes; do
 			git diff --quiet -- "patches/$BASE/$file" || wrong "patches/$BASE/$file is lost"
 		done
 	done
@@ -137,7 +147,7 @@ t_refresh_keeps_home() {
 	local file
 	expect_ok make tree
 	work r
-	file=$(awk '!/^#/ && NF > 1 && $2 != "MAINTAINERS" { print $2; exit }' "patches/$BASE/series")
+	file=$(awk '!/^#/ && NF > 2 && $3 != "MAINTAINERS" { print $3; exit }' "patches/$BASE/series")
 	for file in "patches/$BASE"/0001-*.patch "patches/$BASE/series" $file; do
 		echo "# a word" >> "$file"
 		expect_fail "has changed here since make tree; .* git stash" make refresh
@@ -159,7 +169,9 @@ t_refresh_changes_new_file() {
 	linux rev-parse 'HEAD^{tree}' | cmp - "$CASE/before" || wrong "another tree comes out of what was taken home"
 	commit_all . "with s and t"
 	echo 'int u;' >> "$out/linux/mm/uffd-new.c"
-	commit_all "$out/linux" "mm: add u"
+	commit_all "$out/linux" "mm: add u
+
+Topic: writenotify"
 	expect_fail "'mm: add u' changes only what an earlier step brings; squash it" make refresh
 	same_as_committed
 }
@@ -213,7 +225,7 @@ t_tree_newer_base() {
 t_series_names_what_is_missing() {
 	expect_ok make tree
 	cp "patches/$BASE/series" "$CASE/series"
-	echo '9999-none.patch' >> "patches/$BASE/series"
+	echo 'fixes 9999-none.patch' >> "patches/$BASE/series"
 	expect_fail "patches/$BASE/series names 9999-none.patch, which does not exist" make tree
 	sed '$s,$, mm/none.c,' "$CASE/series" > "patches/$BASE/series"
 	rm -rf "$BUILD"
@@ -260,31 +272,33 @@ identity() {
 
 t_series_without_cover() {
 	identity
-	rm "patches/$BASE/cover"
-	expect_fail "there is no patches/$BASE/cover" make series
+	rm "patches/$BASE/cover.writenotify"
+	expect_fail "there is no patches/$BASE/cover.writenotify" make series
 	[ ! -e "$out/mails" ] || wrong "there are mails without a cover letter"
 }
 
 t_series_mails() {
-	local n mail mails
+	local topic n mail mails
 	identity
 	expect_ok make series
-	mails=("$out/mails"/*.patch)
-	mails=("${mails[@]:1}")
-	n=$(grep -c '^[^#]' "patches/$BASE/series")
-	[ "$(find "$out/mails" -name '*.patch' | wc -l)" = $((n + 1)) ] || wrong "not $n mails and a cover letter"
-	tr -d '\n' < "$out/mails/0000-cover-letter.patch" | grep -qF "$(head -n 1 "patches/$BASE/cover")" ||
-		wrong "the cover letter has not the subject of patches/$BASE/cover"
-	for mail in "${mails[@]}"; do
-		[ "$(grep -c '^Signed-off-by: Jane Ö. Doe <jane@localhost.invalid>$' "$mail")" = 1 ] || wrong "${mail##*/} is not signed off"
-		[ "$(git mailinfo /dev/null /dev/null < "$mail" | sed -n 's/^Email: //p')" = jane@localhost.invalid ] || wrong "${mail##*/} is not from the sender"
+	for topic in fixes writenotify; do
+		mails=("$out/mails/$topic"/*.patch)
+		mails=("${mails[@]:1}")
+		n=$(grep -cE "^([a-z]+,)*${topic}[, ]" "patches/$BASE/series")
+		[ ${#mails[@]} = "$n" ] || wrong "not $n mails and a cover letter of $topic"
+		tr -d '\n' < "$out/mails/$topic/0000-cover-letter.patch" | grep -qF "$(head -n 1 "patches/$BASE/cover.$topic")" ||
+			wrong "the cover letter has not the subject of cover.$topic"
+		for mail in "${mails[@]}"; do
+			[ "$(grep -c '^Signed-off-by: Jane Ö. Doe <jane@localhost.invalid>$' "$mail")" = 1 ] || wrong "${mail##*/} is not signed off"
+			[ "$(git mailinfo /dev/null /dev/null < "$mail" | sed -n 's/^Email: //p')" = jane@localhost.invalid ] || wrong "${mail##*/} is not from the sender"
+			! grep '^Topic: ' "$mail" > "$CASE/why" || wrong "${mail##*/} has our trailer"
+		done
+		git clone -q "$out/linux" "$CASE/am-$topic"
+		git -C "$CASE/am-$topic" checkout -q base
+		expect_ok git -C "$CASE/am-$topic" am -q "${mails[@]}"
+		[ "$(git -C "$CASE/am-$topic" rev-parse 'HEAD^{tree}')" = "$(linux rev-parse "mails-$topic^{tree}")" ] || wrong "the mails of $topic give another tree"
 	done
-	git clone -q "$out/linux" "$CASE/am"
-	git -C "$CASE/am" checkout -q base
-	expect_ok git -C "$CASE/am" am -q "${mails[@]}"
-	[ "$(git -C "$CASE/am" rev-parse 'HEAD^{tree}')" = "$(linux rev-parse 'mails^{tree}')" ] || wrong "the mails give another tree"
-	# MAINTAINERS names the sender, which the tree does not know.
-	linux diff --exit-code series mails -- . ':!MAINTAINERS' > "$CASE/why" || wrong "the mails are another series"
+	grep -q 'is sent with each topic' "$out/mails/writenotify/0000-cover-letter.patch" || wrong "no word of the step that both topics have"
 	# The tree itself stays as it is, and a second time gives the same mails.
 	whole
 	cp -a "$out/mails" "$CASE/mails"

@@ -71,6 +71,9 @@ t_kdir_other_version() {
 
 # patched_file: one that the first patch changes.
 patched_file() { sed -n 's,^--- a/,,p' "patches/$BASE"/0001-*.patch | head -n 1; }
+# change_series: another word in the last patch of that file: none is on top of it.
+changed_patch() { grep -l "^--- a/$(patched_file)" "patches/$BASE"/*.patch | tail -n 1; }
+change_series() { sed -i '0,/^+\t/s/^+\t.*/& more/' "$(changed_patch)"; }
 
 t_kdir_does_not_apply() {
 	local file
@@ -122,7 +125,7 @@ t_kdir_good() {
 	git config --global user.name me
 	git config --global user.email me@localhost.invalid
 	untouched make series
-	grep -q "^base-commit: $(git -C "$KDIR" rev-parse HEAD)" "$out/mails/0000-cover-letter.patch"
+	grep -q "^base-commit: $(git -C "$KDIR" rev-parse HEAD)" "$out/mails/fixes/0000-cover-letter.patch"
 	untouched make clean
 }
 

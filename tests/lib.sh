@@ -34,8 +34,7 @@ house() {
 			[ ! -e "$file" ] || cp --parents "$file" "$1"
 		done
 	)
-	[ -f "$1/patches/$BASE/cover" ] || printf 'mm: a subject\n\nA text.\n' > "$1/patches/$BASE/cover"
-	[ -f "$1/patches/$BASE/claims" ] || : > "$1/patches/$BASE/claims"
+	[ -f "$1/patches/$BASE/expected-failures" ] || : > "$1/patches/$BASE/expected-failures"
 	repository "$1"
 }
 

@@ -7,11 +7,13 @@
 made_up() {
 	mkdir -p "$out/results"
 	printf 'repo=x\ncommit=x\nrelease=%s.4\ntitle=made-up\n' "$BASE" > "$out/origin"
-	cat > "patches/$BASE/claims" <<- END
+	cat > "patches/$BASE/expected-failures" <<- END
 		# a comment
 
-		0001-a.patch: uffd-wp-pte ksm-* anon *
-		0002-b.patch: uffd-wp-faults read memfd *
+		a: first patch
+		 uffd-wp-pte ksm-* anon *
+		b: second patch
+		 uffd-wp-faults read memfd *
 	END
 	cat > "$out/results/unpatched.ktap" <<- END
 		# guest: $BASE.4-unpatched
@@ -55,8 +57,13 @@ made_up() {
 		# # # Totals: pass:2 fail:2 xfail:0 xpass:0 skip:0 error:0
 		# # [FAIL]
 		# not ok 3 uffd-wp-pte # exit=1
-		# # SUMMARY: PASS=1 SKIP=0 FAIL=2
-		# 1..3
+		# # running ./uffd-wp-ranges
+		# # TAP version 13
+		# # 1..1
+		# # ok 1 protect anon whole
+		# ok 4 uffd-wp-ranges
+		# # SUMMARY: PASS=2 SKIP=0 FAIL=2
+		# 1..4
 		not ok 1 selftests: mm: ksft_userfaultfd.sh # exit=1
 		# guest: runner exit 1
 		# guest: tainted 0
@@ -73,16 +80,16 @@ made_up() {
 	END
 	cp "$out/results/patched.log" "$out/results/unpatched.log"
 	cp -a "$BUILD" "$CASE/good"
-	cp "patches/$BASE/claims" "$CASE/claims"
+	cp "patches/$BASE/expected-failures" "$CASE/claims"
 }
 
 # spoil FILE SED-WORDS: the made-up results again, with this one change.
 spoil() {
 	rm -rf "$BUILD"
 	cp -a "$CASE/good" "$BUILD"
-	cp "$CASE/claims" "patches/$BASE/claims"
+	cp "$CASE/claims" "patches/$BASE/expected-failures"
 	local file=$out/results/$1
-	if [ "$1" = claims ]; then file=patches/$BASE/claims; fi
+	if [ "$1" = claims ]; then file=patches/$BASE/expected-failures; fi
 	cp "$file" "$CASE/unspoilt"
 	sed -i -e "$2" "$file"
 	! cmp -s "$file" "$CASE/unspoilt" || wrong "'$2' changes nothing in $1"
@@ -114,21 +121,21 @@ t_results_bad() {
 		[ "$(not_ok | wc -l)" = "$count" ] || wrong "$file $change: says $(not_ok | paste -sd'|'), not $count lines"
 		not_ok | grep -E -- "$regex" > /dev/null || wrong "$file $change: says $(not_ok | paste -sd'|'), not $regex"
 	done < <(sed -E 's/\t+/\t/g' <<- 'END'
-		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync/	1	ksm-merge anon sync # it does not: ok, but 0001-a.patch claims
+		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync/	1	ksm-merge anon sync # it does not: ok, but 'a: first patch' claims
 		unpatched.ktap	s/not ok 2 ksm-merge anon sync #.*/ok 2 ksm-merge anon sync # SKIP why/	1	ksm-merge anon sync # it does not: skip
 		unpatched.ktap	s/ok 4 migrate memfd sync/not & # lost: no event/	1	migrate memfd sync # no patch claims it: lost: no event
 		unpatched.ktap	/ok 4 migrate/d	1	unpatched: all planned rows of uffd-wp-pte ran # 3 of 4
 		unpatched.ktap	/running .*uffd-wp-pte/,/not ok 3 uffd/d	2	unpatched: all planned rows of uffd-wp-pte ran # 0 of
 		unpatched.ktap	s/ 1\.\.4/ 1..0 # SKIP needs root/	1	unpatched: all planned rows of uffd-wp-pte ran # 4 of no plan
-		claims	$a 0003-c.patch: uffd-wp-pte fork anon sync	1	0003-c.patch # no row matches its claim uffd-wp-pte fork anon sync
-		claims	$a 0003-c.patch: ksm-merge	1	0003-c.patch # no row matches
-		unpatched.ktap	s/not ok 2 read memfd sync #.*/ok 2 read memfd sync/	1	uffd-wp-faults read memfd sync # it does not: ok, but 0002-b.patch claims
+		claims	$a c: third patch\n\tuffd-wp-pte fork anon sync	1	c: third patch # no row matches its claim uffd-wp-pte fork anon sync
+		claims	$a c: third patch\n\tksm-merge	1	c: third patch # no row matches
+		unpatched.ktap	s/not ok 2 read memfd sync #.*/ok 2 read memfd sync/	1	uffd-wp-faults read memfd sync # it does not: ok, but 'b: second patch' claims
 		claims	s/anon \*/anon sync/	1	ksm-merge anon async # no patch claims it
 		claims	/ksm/d	2	ksm-merge anon sync # no patch claims it
 		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: uffd-wp-pte ksm-merge anon sync # skip no ksm
 		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: uffd-wp-pte ksm-merge anon sync # lost: no event
 		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows of uffd-wp-pte ran # 3 of 4
-		patched.ktap	/ok 4 migrate/,$d	3	patched: not tainted # tainted: no word
+		patched.ktap	/ok 4 migrate/,$d	5	patched: not tainted # tainted: no word
 		patched.ktap	s/ok 3 uffd-wp-pte$/not & # exit=139/	1	uffd-wp-pte.* exit=139
 		patched.ktap	s/ok 2 read memfd sync/not & # 64 faults/	1	patched: uffd-wp-faults read memfd sync # 64 faults
 		patched.ktap	/ok 1 read anon sync/d	1	patched: all planned rows of uffd-wp-faults ran # 1 of 2
@@ -152,7 +159,7 @@ t_results_bad() {
 # Without a row that fails before, nothing shows that the tests can fail.
 t_results_without_control() {
 	made_up
-	spoil claims '/patch/d'
+	spoil claims '/uffd-wp/d'
 	cp "$out/results/patched.ktap" "$out/results/unpatched.ktap"
 	verdict || true
 	grep -q '^not ok - control: ' "$CASE/verdict" || wrong "passes without a control"
