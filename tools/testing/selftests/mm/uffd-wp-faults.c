@@ -57,6 +57,7 @@
 #define HUGE_PAGES	4
 #define PM_SOFT_DIRTY	BIT_ULL(55)
 
+#define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
 #define MTHP_SIZE	(64UL << 10)
 #define MTHP		THP "hugepages-64kB"
 
@@ -98,6 +99,7 @@ enum {
 	S_MAY_FAULT	= 1 << 12,	/* once a page, unnoticed */
 	S_COPIES	= 1 << 13,	/* each write has to copy a page */
 	S_READS		= 1 << 14,	/* it is reads that are counted */
+	S_NOMEM		= 1 << 15,	/* allocations can be made to fail */
 	S_KEPT		= S_DIRTY | S_PROTECT | S_NOTICED,
 };
 
@@ -804,6 +806,25 @@ static void numa_hint(struct row *row)
 	check_node(row, nodes[1]);
 }
 
+/*
+ * There is no page to move it to: its entry is not even replaced. Only what the
+ * task allocates without waiting fails, and that is not needed otherwise.
+ */
+static void numa_hint_nomem(struct row *row)
+{
+	long before = read_long(FAIL_PAGE "times");
+
+	pin_to(1);
+	move_to(row, nodes[0]);
+	if (!write_file("/proc/thread-self/make-it-fail", "1"))
+		skip("no failing allocations: %s", strerror(errno));
+	take_hints(row);
+	write_file("/proc/thread-self/make-it-fail", "0");
+	check_node(row, nodes[0]);
+	if (before - read_long(FAIL_PAGE "times") < (long)(row->len / row->folio))
+		skip("nobody tried to move the pages");
+}
+
 /* Somebody holds a reference to each page, so that it cannot be moved. */
 static void numa_hint_held(struct row *row)
 {
@@ -1035,6 +1056,10 @@ static const struct scenario scenarios[] = {
 	  .run = numa_hint, .arg = 1 },
 	{ .name = "numa_hint_local_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
 	  .run = numa_hint, .arg = 1 },
+	{ .name = "numa_hint_nomem_clean", .flags = S_NODES | S_HINTS | S_NOMEM,
+	  .run = numa_hint_nomem },
+	{ .name = "numa_hint_nomem_dirty",
+	  .flags = S_NODES | S_HINTS | S_NOMEM | S_DIRTY, .run = numa_hint_nomem },
 	{ .name = "numa_hint_held_clean", .flags = S_NODES | S_HINTS,
 	  .run = numa_hint_held },
 	{ .name = "numa_hint_held_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
@@ -1224,6 +1249,15 @@ static void set_knobs(const struct scenario *scenario, const struct memory *mem)
 				 nodes[i], huge_size >> 10);
 			set_knob(path, "10");
 		}
+	if (scenario->flags & S_NOMEM) {
+		set_knob(FAIL_PAGE "task-filter", "Y");
+		set_knob(FAIL_PAGE "min-order", "0");
+		set_knob(FAIL_PAGE "ignore-gfp-highmem", "N");
+		set_knob(FAIL_PAGE "probability", "100");
+		set_knob(FAIL_PAGE "interval", "1");
+		set_knob(FAIL_PAGE "verbose", "0");
+		set_knob(FAIL_PAGE "times", "1000000");
+	}
 	if (scenario->flags & S_HINTS) {
 		set_knob(NUMAB "scan_delay_ms", "1");
 		set_knob(NUMAB "scan_period_min_ms", "1");
