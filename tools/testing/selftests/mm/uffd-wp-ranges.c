@@ -6,7 +6,7 @@
  *
  * A test is a row: a call x a range x a kind of memory. Each runs in a process of
  * its own, as a user without privileges. Half of a mapping is protected, the
- * call is made, and then every page is written. The row passes if the call
+ * call is made, and then pages all over it are written. The row passes if the call
  * returned the error that the table has for it, and the writes that raised an
  * event are those to pages that are protected now. A call that fails changes
  * nothing.
@@ -28,9 +28,10 @@
 #include "uffd-wp-util.h"
 
 #define NOBODY		65534
-#define ROW_SECONDS	20
-#define RACE_MS		4000
-#define HANG_MS		5000
+#define ROW_SECONDS	60
+#define RACE_MS		4000	/* at least, and as many rounds */
+#define RACE_ROUNDS	300
+#define HANG_MS		10000
 #define MAX_SAMPLES	256
 #define MAX_VMAS	256	/* vm.max_map_count for the rows that get there */
 #define CGROUP		"/sys/fs/cgroup/uffd-wp-ranges"
@@ -90,6 +91,7 @@ struct row {
 	const struct kind *kind;
 	char *addr, *checked;
 	char *to;		/* reserved for it to move to */
+	char old;		/* what a page holds before it is written */
 	size_t unit, len;
 	size_t start, range_len;
 	int nr, uffd;
@@ -105,6 +107,10 @@ static const struct call {
 	int errors[NR_RANGES];
 	unsigned int needs;
 } calls[];
+
+static bool write_reported(struct row *row, char *p);
+static void arm_async(struct row *row);
+static void *write_one(void *p);
 
 static char *why;	/* Shared with the parent. Empty: passed */
 
@@ -189,7 +195,9 @@ static int do_mprotect(struct row *row)
 
 static int do_dontneed(struct row *row)
 {
-	/* Only in a shared mapping, protection outlives the entries. */
+	/* Whoever has private pages loses them. The protection is there still. */
+	if (!(row->kind->flags & K_SHARED))
+		row->old = 0;
 	return madvise(row->addr + row->start, row->range_len,
 		       MADV_DONTNEED) ? errno : 0;
 }
@@ -296,11 +304,96 @@ static int do_protect_no_memory(struct row *row)
 	size_t len = 512 * pmd_size;
 	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int err;
 
 	if (p == MAP_FAILED || register_wp(row, (uintptr_t)p, len))
 		fail("setup: second mapping: %s", strerror(errno));
 	fill_cgroup();
-	return write_protect(row, (uintptr_t)p, len, true);
+	err = write_protect(row, (uintptr_t)p, len, true);
+	limit_memory("max");
+	if (write_protect(row, (uintptr_t)p, len, true))
+		fail("error: it fails again with memory to be had");
+	row->old = 0;
+	row->checked = p;
+	if (!write_reported(row, p) || !write_reported(row, p + len - page_size))
+		fail("lost: a write after it was protected again");
+	row->old = 'o';
+	row->checked = row->addr;
+	return err;
+}
+
+/* PAGEMAP_SCAN in small pieces: all that it protects, it has to report. */
+static int scan_all(struct row *row, char *p, size_t len, long max_pages)
+{
+	struct scan_region region;
+	struct scan_arg arg = {
+		.size = sizeof(arg),
+		.flags = SCAN_WP_MATCHING,
+		.start = (uintptr_t)p,
+		.end = (uintptr_t)p + len,
+		.vec = (uintptr_t)&region,
+		.vec_len = 1,
+		.max_pages = max_pages,
+		.category_mask = SCAN_WRITTEN,
+		.return_mask = SCAN_WRITTEN,
+	};
+	size_t found = 0;
+	bool full = row->call->needs;
+	int n;
+
+	while (arg.start < arg.end) {
+		n = ioctl(pagemap_fd, SCAN_IOCTL, &arg);
+		if (n < 0 && (errno != ENOMEM || !full))
+			fail("error: PAGEMAP_SCAN: %s", strerror(errno));
+		if (n > 0)
+			found += region.end - region.start;
+		/* Whatever it is that is missing, from here on it is there. */
+		if (full && (n < 0 || arg.walk_end < arg.end)) {
+			limit_memory("max");
+			full = false;
+		}
+		if (n >= 0 && arg.walk_end <= arg.start)
+			fail("error: walk_end is %#llx, it goes on at %#llx",
+			     arg.walk_end, arg.start);
+		arg.start = arg.walk_end;
+	}
+	if (full)
+		skip("there was memory enough");
+	if (found != len)
+		fail("lost: %zu of %zu bytes are reported as written", found, len);
+	arg.start = (uintptr_t)p;
+	arg.flags = 0;
+	arg.max_pages = 0;
+	if (ioctl(pagemap_fd, SCAN_IOCTL, &arg))
+		fail("spurious: written after all was protected, at %#llx",
+		     region.start - (uintptr_t)p);
+	write_one(p + len / 2);
+	if (!scan_written(p + len / 2) || scan_written(p + len / 2 - page_size))
+		fail("lost: one page is written, and another one reported");
+	return 0;
+}
+
+static int do_scan_pieces(struct row *row)
+{
+	close(row->uffd);
+	arm_async(row);
+	if (register_wp(row, (uintptr_t)row->addr, row->len))
+		fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
+	return scan_all(row, row->addr, row->len, 100);
+}
+
+static int do_scan_no_memory(struct row *row)
+{
+	size_t len = 512 * pmd_size;
+	char *p = mmap(NULL, len, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	close(row->uffd);
+	arm_async(row);
+	if (p == MAP_FAILED || register_wp(row, (uintptr_t)p, len))
+		fail("setup: second mapping: %s", strerror(errno));
+	fill_cgroup();
+	return scan_all(row, p, len, 0);
 }
 
 /*
@@ -429,7 +522,7 @@ static int do_unprotect_race(struct row *row)
 	    register_wp(row, (uintptr_t)race.page, page_size) ||
 	    pthread_create(&writer, NULL, write_each_round, NULL))
 		fail("setup: second mapping: %s", strerror(errno));
-	for (round = 1; now_ms() < until; round++) {
+	for (round = 1; now_ms() < until || round < RACE_ROUNDS; round++) {
 		madvise(race.page, page_size, MADV_DONTNEED);
 		if (__atomic_load_n(race.page, __ATOMIC_RELAXED))
 			fail("content: not zero after MADV_DONTNEED");
@@ -446,7 +539,7 @@ static int do_unprotect_race(struct row *row)
 				fail("hang: the writer of round %d is not woken",
 				     round);
 	}
-	race.stop = true;
+	__atomic_store_n(&race.stop, true, __ATOMIC_RELEASE);
 	join(writer, "the writer does not end");
 	munmap(race.page, page_size);
 	return 0;
@@ -471,6 +564,59 @@ static void *move_to_and_fro(void *arg)
 				__atomic_fetch_add(&race.done, 1, __ATOMIC_RELAXED);
 	}
 	return NULL;
+}
+
+static void *read_each_round(void *arg)
+{
+	struct row *row = arg;
+	int round = 0;
+	size_t at;
+
+	while (!__atomic_load_n(&race.stop, __ATOMIC_ACQUIRE)) {
+		if (__atomic_load_n(&race.round, __ATOMIC_ACQUIRE) == round)
+			continue;
+		for (at = 0; at < row->len; at += page_size)
+			__atomic_load_n(row->addr + at, __ATOMIC_RELAXED);
+		__atomic_store_n(&race.done, ++round, __ATOMIC_RELEASE);
+	}
+	return NULL;
+}
+
+/*
+ * Markers are read while the range is unregistered. A bit that stays behind is
+ * taken for a protection when it is registered again.
+ */
+static int do_read_race(struct row *row)
+{
+	uint64_t until = now_ms() + RACE_MS;
+	pthread_t reader;
+	int round, wait;
+	size_t at;
+
+	pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+	if (pagemap_fd < 0 ||
+	    pthread_create(&reader, NULL, read_each_round, row))
+		fail("setup: pagemap: %s", strerror(errno));
+	for (round = 1; now_ms() < until || round < RACE_ROUNDS; round++) {
+		if (madvise(row->addr, row->len, MADV_DONTNEED) ||
+		    register_wp(row, (uintptr_t)row->addr, row->len) ||
+		    write_protect(row, (uintptr_t)row->addr, row->len, true))
+			fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
+		__atomic_store_n(&race.round, round, __ATOMIC_RELEASE);
+		for (wait = round % 64 * 64; wait; wait--)
+			__atomic_load_n(&race.done, __ATOMIC_RELAXED);
+		if (do_unregister(row))
+			fail("setup: UFFDIO_UNREGISTER: %s", strerror(errno));
+		while (__atomic_load_n(&race.done, __ATOMIC_ACQUIRE) != round)
+			sched_yield();
+		for (at = 0; at < row->len; at += page_size)
+			if (pagemap_entry(row->addr + at) & PM_UFFD_WP)
+				fail("stale: round %d, a page is marked, and not registered",
+				     round);
+	}
+	__atomic_store_n(&race.stop, true, __ATOMIC_RELEASE);
+	join(reader, "the reader does not end");
+	return 0;
 }
 
 /* This userfaultfd has no events: PAGEMAP_SCAN says what was written. */
@@ -506,7 +652,8 @@ static int do_scan_race(struct row *row)
 	if (register_wp(row, (uintptr_t)row->addr, row->len) ||
 	    pthread_create(&mover, NULL, move_to_and_fro, row))
 		fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
-	while (now_ms() < until) {
+	while (now_ms() < until ||
+	       __atomic_load_n(&race.done, __ATOMIC_RELAXED) < RACE_ROUNDS) {
 		if (write_protect(row, (uintptr_t)row->addr, row->len, false) ||
 		    scan_protect(row->addr, row->len) < 0)
 			fail("setup: PAGEMAP_SCAN: %s", strerror(errno));
@@ -519,8 +666,6 @@ static int do_scan_race(struct row *row)
 	if (nr_lost)
 		fail("spurious: %ld of %ld pages are reported as written",
 		     nr_lost, nr);
-	if (race.done < 100)
-		skip("only %d pages were migrated", race.done);
 	return 0;
 }
 
@@ -614,12 +759,15 @@ static const struct call calls[] = {
 	{ "close", do_close, ENDS, ONE_RANGE },
 	{ "mremap_no_memory", do_move_no_memory, KEEPS, OOM, N_CGROUP },
 	{ "protect_no_memory", do_protect_no_memory, KEEPS, OOM, N_CGROUP },
+	{ "scan_no_memory", do_scan_no_memory, ENDS, ONE_RANGE, N_CGROUP },
+	{ "scan_pieces", do_scan_pieces, ENDS, ONE_RANGE },
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mprotect_no_vmas", do_mprotect_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mremap_no_vmas", do_move_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "unregister_waited_for", do_unregister_waited_for, ENDS, ONE_RANGE },
 	{ "close_waited_for", do_close_waited_for, ENDS, ONE_RANGE },
 	{ "unprotect_race", do_unprotect_race, KEEPS, ONE_RANGE },
+	{ "read_race", do_read_race, ENDS, ONE_RANGE },
 	{ "scan_race", do_scan_race, ENDS, ONE_RANGE },
 	{ "register_dax", do_register_dax, ENDS, REFUSED, N_DAX },
 };
@@ -632,8 +780,11 @@ static const char *impossible(const struct call *call, enum range_id range,
 		return "the call has no such range";
 	if (call->make == do_duplicate && !(kind->flags & K_SHARED))
 		return "a private mapping cannot be duplicated";
-	if (call->make == do_dontneed && !(kind->flags & K_SHARED))
+	if ((call->make == do_dontneed || call->make == do_read_race) &&
+	    !(kind->flags & K_FD))
 		return "the pages are gone, and their protection";
+	if (call->make == do_scan_pieces && kind->flags & K_HUGETLB)
+		return "PAGEMAP_SCAN does not report a part of a huge page";
 	if ((call->make == do_duplicate || call->make == do_dontunmap) &&
 	    kind->flags & K_HUGETLB)
 		return "mremap() refuses that for hugetlb";
@@ -666,7 +817,8 @@ static void map_memory(struct row *row)
 
 	row->unit = flags & K_HUGETLB ? huge_size : page_size;
 	row->nr = 8;
-	row->len = flags & K_THP ? 2 * pmd_size : 8 * row->unit;
+	row->len = flags & K_THP ? 4 * pmd_size : 8 * row->unit;
+	row->old = 'o';
 	if (flags & K_HUGETLB) {
 		row->nr = 4;
 		row->len = 4 * row->unit;
@@ -703,15 +855,18 @@ static void map_memory(struct row *row)
 
 static void choose_range(struct row *row)
 {
+	/* One that is protected already, unless that is what the call does. */
+	size_t one = row->call->effect == PROTECTS ? 0 : row->len / 2;
+
 	row->start = 0;
 	row->range_len = row->len;
 	switch (row->range) {
 	case R_ONE:
-		row->start = row->len / 2;
+		row->start = one;
 		row->range_len = row->unit;
 		break;
 	case R_MIDDLE:
-		row->start = row->len / 2 - row->unit;
+		row->start = (one ? one : row->len / 4 * 3) - row->unit;
 		row->range_len = 2 * row->unit;
 		break;
 	case R_TWO_VMAS:
@@ -732,7 +887,7 @@ static void choose_range(struct row *row)
 		row->range_len--;
 		break;
 	case R_PART:
-		row->start = row->len / 2;
+		row->start = one;
 		row->range_len = page_size;
 		break;
 	case R_WRAPPED:
@@ -771,6 +926,10 @@ static void arm(struct row *row)
 		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(err));
 	for (i = 0; i < row->nr; i++)
 		row->want[i] = i >= skip && i < row->nr - skip;
+	/* Huge pages of files are mapped by PTEs when they are protected. */
+	if (row->kind->flags & K_THP && !(row->kind->flags & K_SHARED) &&
+	    smaps_bytes(row->addr, row->len, "AnonHugePages") != row->len)
+		fail("setup: no huge pages after they were protected");
 }
 
 static bool in_range(const struct row *row, int i)
@@ -800,7 +959,7 @@ static bool write_reported(struct row *row, char *p)
 	struct pollfd poll_fd = { .fd = row->uffd, .events = POLLIN };
 	struct uffd_msg msg;
 	bool reported = false;
-	uint64_t until = now_ms() + 5000;
+	uint64_t until = now_ms() + HANG_MS;
 	pthread_t writer;
 
 	if (pthread_create(&writer, NULL, write_one, p))
@@ -812,7 +971,7 @@ static bool write_reported(struct row *row, char *p)
 		if (row->uffd < 0 || poll(&poll_fd, 1, 1) <= 0 ||
 		    read(row->uffd, &msg, sizeof(msg)) != sizeof(msg))
 			continue;
-		if (*p != 'o')
+		if (*p != row->old)
 			fail("content: written before the event was resolved");
 		if (msg.event != UFFD_EVENT_PAGEFAULT || reported ||
 		    !(msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP) ||
@@ -844,10 +1003,10 @@ static void run_row(struct row *row)
 		    !write_file(CGROUP "/cgroup.procs", "0") ||
 		    mlockall(MCL_CURRENT))
 			fail("setup: no memory cgroup: %s", strerror(errno));
-	} else if (setresgid(NOBODY, NOBODY, NOBODY) ||
-		   setresuid(NOBODY, NOBODY, NOBODY)) {
-		fail("setup: setresuid: %s", strerror(errno));
 	}
+	if (setresgid(NOBODY, NOBODY, NOBODY) ||
+	    setresuid(NOBODY, NOBODY, NOBODY))
+		fail("setup: setresuid: %s", strerror(errno));
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* Dropping privileges makes /proc/self somebody else's. */
 	prctl(PR_SET_DUMPABLE, 1);
