@@ -11,8 +11,8 @@ s := scripts
 
 all: kernels ## before and after: build, boot and test both kernels, print the table
 	@$s/guests
-	@$s/compare || true # told here, judged by make test
-	@$s/report
+	@$s/results compare || true # told here, judged by make test
+	@$s/results report
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile

@@ -14,7 +14,7 @@ export LC_ALL=C.UTF-8
 unset LANGUAGE
 
 # The tests that the series brings: what the verdict is about.
-# shellcheck disable=SC2034 # of those who source this
+# shellcheck disable=SC2034 # of those who source this, scripts/results too
 OWN="uffd-wp-pte uffd-wp-ranges uffd-wp-faults"
 
 # One line on what goes on, for a person who waits.

@@ -78,7 +78,7 @@ t_mutants_once() {
 	local n
 	begin_mutants
 	mutant one "uffd-wp-pte notices anon sync" "Test: yes"
-	mutant two "uffd-wp-pte notices anon async"
+	mutant two "uffd-wp-pte notices"
 	good
 	n=$(boots)
 	good
