@@ -37,6 +37,10 @@ test: kernels ## everything that must be green
 
 check: kernels ## what needs no boot: shellcheck, checkpatch, every prefix builds
 	@$s/check
+	@$s/results figures --check
+
+figures: ## writes what was measured into README.md, the documentation and the covers
+	@$s/results figures
 
 mutants: kernels ## takes each protection away again: do the tests notice? ONLY="name..."
 	@$s/mutants
@@ -53,4 +57,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels test check mutants bench refresh series clean
+.PHONY: all help tools tree kernels test check figures mutants bench refresh series clean

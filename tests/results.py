@@ -2,6 +2,7 @@
 import contextlib
 import io
 import pathlib
+import re
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE.parent / "scripts" / "results.d"))
 import bench  # noqa: E402
+import figures  # noqa: E402
 import judge  # noqa: E402
 import tables  # noqa: E402
 from ktap import Bad, Results, Row, pattern  # noqa: E402
@@ -210,6 +212,87 @@ class Tables(unittest.TestCase):
         picture = said(bench.svg, "\n".join(lines(1, 1)) + "\n")
         self.assertIn('width="201.0" height="9" fill="#c0392b"', picture)
         self.assertEqual(picture.count("read, memfd"), 1)
+
+
+class Figures(unittest.TestCase):
+    SPEC = """# a comment
+rows = count patched | uffd-wp-pte * * *
+mutants = mutants
+killed = mutants killed
+bench = bench patched registered faults | faults read memfd
+title = origin title
+keeps: what | anon = holds patched anon* | shmem = holds patched (memfd|memfd-*)
+	KSM | uffd-wp-pte ksm_merge * *
+costs: what | before = faults unpatched | after = faults patched | rows = rows
+	read in, {count patched} rows | uffd-wp-faults read_in memfd sync; !uffd-wp-pte * * *
+	all modes | uffd-wp-faults read_in memfd *
+"""
+    README = ("<!-- figures: rows -->4<!-- /figures --> of <!-- figures: mutants -->1<!-- /figures -->, "
+              "<!-- figures: killed -->1<!-- /figures --> <!-- figures: bench -->0.00<!-- /figures --> "
+              "<!-- figures: title -->title<!-- /figures -->\n\n<!-- figures: costs -->\n"
+              "| what | before | after | rows |\n| --- | --- | --- | --- |\n"
+              "| read in, 1 rows | 1.00 | 0.06 | `uffd-wp-faults read_in memfd sync`; not `uffd-wp-pte * * *` |\n"
+              "| all modes | 0.06–1.00 | 0.06 | `uffd-wp-faults read_in memfd *` |\n<!-- /figures -->\n")
+    RST = ".. figures: keeps\n\n====  ====  =====\nwhat  anon  shmem\n====  ====  =====\nKSM   yes   ``-``\n====  ====  =====\n\n.. /figures\n"
+
+    def setUp(self):
+        self.top = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for folder in "mutants", "Documentation", "out":
+            (self.top / folder).mkdir()
+        (self.top / "mutants" / "one.patch").touch()
+        self.house = House(self.top / "out")
+        self.house.top = self.top
+        (self.house.series / "figures").write_text(self.SPEC)
+        (self.top / "README.md").write_text(self.README)
+        (self.top / "Documentation" / "a.rst").write_text(self.RST)
+
+    def said(self, good, check=True):
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            self.assertEqual(figures.figures(self.house, check), good)
+        return out.getvalue().splitlines()
+
+    def test_good(self):
+        self.assertEqual([line for line in self.said(True) if not line.startswith("ok - ")], [])
+        self.assertIn("ok - README.md: killed # SKIP make mutants has not run all of them", self.said(True))
+        self.assertIn("ok - README.md: bench # SKIP there is no results/bench.tsv; make bench leaves it", self.said(True))
+
+    def test_written(self):
+        for name, text in ("README.md", self.README), ("Documentation/a.rst", self.RST):
+            file = self.top / name
+            file.write_text(re.sub("yes|0.06|4", "7", text))
+            self.said(False)
+            self.said(True, check=False)
+            self.assertEqual(file.read_text(), text)
+            self.said(True)
+
+    def test_differs(self):
+        for name, old, new, line in (
+                ("README.md", "4<", "5<", "README.md: rows # says 5, measured 4; make figures writes it"),
+                ("README.md", "| 1.00 | 0.06", "| 1.00 | 0.00", "README.md: costs # read in, 1 rows, after: says 0.00, measured 0.06; make figures writes it"),
+                ("README.md", "1 rows", "2 rows", "README.md: costs # read in, 1 rows, what: says read in, 2 rows, measured read in, 1 rows; make figures writes it"),
+                ("README.md", "| all modes | 0.06–1.00 | 0.06 | `uffd-wp-faults read_in memfd *` |\n", "",
+                 "README.md: costs # all modes, what: says nothing, measured all modes; make figures writes it"),
+                ("Documentation/a.rst", "yes ", "no  ", "Documentation/a.rst: keeps # KSM, anon: says no, measured yes; make figures writes it"),
+                ("README.md", "figures: rows", "figures: row", "README.md: row # patches/7.3/figures has no row"),
+                ("README.md", "<!-- /figures -->\n", "", "README.md # a mark has no end"),
+                ("out/figures", "ksm_merge * *", "ksm_merg * *", "Documentation/a.rst: keeps # KSM, anon: says yes, measured ``-``; make figures writes it"),
+                ("out/figures", "read_in memfd *", "read memfd *", "README.md: costs # no row matches uffd-wp-faults read memfd *"),
+                ("out/figures", "count patched |", "counts patched |", "README.md: rows # patches/7.3/figures: there is no measure 'counts patched'"),
+                ("out/figures", "mutants = mutants\n", "mutants = mutants\nmore = mutants\n", "more # no text has it")):
+            with self.subTest(line):
+                file = self.top / name
+                text = file.read_text()
+                file.write_text(text.replace(old, new, 1))
+                self.assertIn(f"not ok - {line}", self.said(False))
+                file.write_text(text)
+
+    def test_newer_base(self):
+        self.house.origin = lambda field: "newer"
+        self.assertIn("ok - README.md: title # SKIP the text is about title, this is newer", self.said(True))
+
+    def test_missing(self):
+        (self.house.results / "patched.ktap").unlink()
+        self.assertRegex("\n".join(self.said(False)), "not ok - README.md: rows # there is no .*patched.ktap; run make first")
 
 
 if __name__ == "__main__":

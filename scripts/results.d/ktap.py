@@ -25,6 +25,8 @@ class House:
         return Results(self.results / f"{name}.ktap")
 
     def origin(self, field):
+        if not (self.out / "origin").is_file():
+            raise Bad(f"there is no {self.out}/origin; run make first")
         facts = dict(word.split("=", 1) for word in shlex.split((self.out / "origin").read_text()))
         return facts.get(field, "")
 
