@@ -4,7 +4,10 @@
 BASE ?= 7.3
 KDIR ?=
 ONLY ?=
-export BASE KDIR ONLY
+ROWS ?=
+CMD ?=
+KERNEL ?=
+export BASE KDIR ONLY ROWS CMD KERNEL
 # What each program uses of the caller's make flags is its own business.
 unexport MAKEFLAGS
 s := scripts
@@ -19,6 +22,7 @@ help: ## this list
 	@echo
 	@echo "BASE=$(BASE)       the kernel version; there are: $(patsubst kernels/%.base,%,$(wildcard kernels/*.base))"
 	@echo "KDIR=path      a kernel tree of your own, which is only read"
+	@echo "KERNEL=name    of make run and make shell: unpatched, patched or a mutant"
 
 tools:
 	@$s/need
@@ -34,6 +38,12 @@ kernels: tree ## build both kernels and the kselftests
 
 test: kernels ## everything that must be green
 	@$s/test
+
+run: tree ## some rows, or a command, in a guest: ROWS="ksm_merge anon sync" or CMD="..."; KERNEL=...
+	@$s/run
+
+shell: tree ## a shell in a guest
+	@$s/run shell
 
 check: kernels ## what needs no boot: shellcheck, checkpatch, every prefix builds
 	@$s/check
@@ -57,4 +67,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels test check figures mutants bench refresh series clean
+.PHONY: all help tools tree kernels run shell test check figures mutants bench refresh series clean

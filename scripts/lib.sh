@@ -87,3 +87,28 @@ want() {
 		[ ! -x "$file" ] || echo executable
 	done
 }
+
+# kernel_files TREE COMMIT: what a kernel is made of, as it is there. A test is not.
+# shellcheck disable=SC2034 # of scripts/build
+kernel_only=(. ':!tools/testing' ':!Documentation' ':!MAINTAINERS')
+kernel_files() {
+	{ git -C "$1" ls-tree "$2" && git -C "$1" ls-tree "$2" tools/; } | grep -vE $'\t(Documentation|MAINTAINERS|tools|tools/testing)$'
+}
+
+# guest_rows [ROWS]: the command line that runs these rows ("[PROGRAM] PART OF A NAME; ...")
+# in the guest, or all of the series' own, as run_vmtests.sh would show them.
+guest_rows() {
+	local rows=${1:-} program part words wanted
+	for program in $OWN; do
+		words='' wanted=${rows:+no}
+		while read -r part; do
+			case "$part" in
+			'') ;;
+			"$program") wanted='' ;;
+			"$program "*) wanted='' words+=" '${part#"$program "}'" ;;
+			*) [[ " $OWN " == *" ${part%% *} "* ]] || wanted='' words+=" '$part'" ;;
+			esac
+		done <<< "${rows//;/$'\n'}"
+		[ -n "$wanted" ] || echo "echo '# # running ./$program'; ./$program$words | sed -u 's/^/# # /'"
+	done
+}
