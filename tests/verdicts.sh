@@ -283,7 +283,7 @@ part() {
 
 parts_good() {
 	local name
-	for name in scripts/check scripts/vma-tests tests/faults scripts/results scripts/mutants; do
+	for name in scripts/check scripts/vma-tests tests/mishaps scripts/results scripts/mutants; do
 		part "$name" "ok - one" "ok - two"
 	done
 	part scripts/guests "==> booting"
@@ -295,16 +295,17 @@ last_line() { tail -n 1 "$CASE/said"; }
 t_test_counts_good() {
 	parts_good
 	make_test || wrong "fails with good parts: $(last_line)"
+	grep -qE '^took: check [0-9]+ s, vma [0-9]+ s, .*, mutants [0-9]+ s$' "$CASE/said" || wrong "does not say how long each part took"
 	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 0\ skipped$ ]] || wrong "says $(last_line)"
-	part tests/faults "ok - one" "ok - two # SKIP needs root"
+	part tests/mishaps "ok - one" "ok - two # SKIP needs root"
 	make_test || wrong "fails with a skip: $(last_line)"
 	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 1\ skipped$ ]] || wrong "with a skip says $(last_line)"
 }
 
-t_test_faults_once() {
+t_test_mishaps_once() {
 	parts_good
 	# shellcheck disable=SC2016 # of the stub
-	sed -i '1a echo >> "$CASE/ran"' tests/faults
+	sed -i '1a echo >> "$CASE/ran"' tests/mishaps
 	make_test
 	make_test
 	[ "$(wc -l < "$CASE/ran")" = 1 ] || wrong "runs twice what passed"
@@ -312,15 +313,15 @@ t_test_faults_once() {
 	echo "# changed" >> Makefile
 	make_test
 	[ "$(wc -l < "$CASE/ran")" = 2 ] || wrong "does not run again after a change"
-	sed -i '$s/.*/exit 1/' tests/faults
-	if make_test; then wrong "passes though tests/faults failed"; fi
-	if make_test; then wrong "passes the second time though tests/faults failed"; fi
+	sed -i '$s/.*/exit 1/' tests/mishaps
+	if make_test; then wrong "passes though tests/mishaps failed"; fi
+	if make_test; then wrong "passes the second time though tests/mishaps failed"; fi
 	[ "$(wc -l < "$CASE/ran")" = 4 ] || wrong "remembers a failure"
 }
 
 t_test_counts_bad() {
 	local name short status lines
-	for name in scripts/check scripts/vma-tests tests/faults scripts/results:verdict scripts/results:figures scripts/mutants; do
+	for name in scripts/check scripts/vma-tests tests/mishaps scripts/results:verdict scripts/results:figures scripts/mutants; do
 		short=$(basename "${name#*:}" -tests)
 		while IFS=, read -r status lines; do
 			parts_good
