@@ -88,6 +88,17 @@ want() {
 	done
 }
 
+# What was made is good for as long as what it depends on stays the same. known NAME
+# COMMAND...: does COMMAND, which prints all of that, print what it did at the last
+# remember NAME COMMAND...? forget NAME before it is made anew.
+known() { [ "$("${@:2}" | sha1sum)" = "$(cat "$1.key" 2>/dev/null)" ]; }
+remember() { "${@:2}" | sha1sum > "$1.key.part" && mv "$1.key.part" "$1.key"; }
+forget() { rm -f "$1.key"; }
+
+# What a guest is, but for its kernel and its programs; and how things are built.
+environment() { cat "$TOP"/scripts/{guest-init,rootfs,boot} "$TOP/kernels/$ARCH.arch"; "$qemu" --version; }
+toolchain() { cat "$TOP/kernels/$ARCH.arch"; gcc --version | head -n 1; }
+
 # kernel_files TREE COMMIT: what a kernel is made of, as it is there. A test is not.
 # shellcheck disable=SC2034 # of scripts/build
 kernel_only=(. ':!tools/testing' ':!Documentation' ':!MAINTAINERS')
@@ -109,6 +120,9 @@ guest_rows() {
 			*) [[ " $OWN " == *" ${part%% *} "* ]] || wanted='' words+=" '$part'" ;;
 			esac
 		done <<< "${rows//;/$'\n'}"
-		[ -n "$wanted" ] || echo "echo '# # running ./$program'; ./$program$words | sed -u 's/^/# # /'"
+		[ -n "$wanted" ] || cat <<- END
+			echo '# # running ./$program'; ./$program$words | sed -u 's/^/# # /'; status=\${PIPESTATUS[0]}
+			case \$status in 0) echo '# ok 1 $program' ;; 4) echo '# ok 1 $program # SKIP' ;; *) echo "# not ok 1 $program # exit=\$status" ;; esac
+		END
 	done
 }

@@ -20,6 +20,7 @@ mutant() {
 begin_mutants() {
 	expect_ok make kernels
 	rm -f mutants/*
+	touch "$out/kselftest/mm"/uffd-wp-{pte,ranges,faults}
 	# shellcheck disable=SC2016 # of the stub
 	printf '#!/bin/sh\necho "$2" > "$1"\n' > scripts/rootfs
 	cat > scripts/boot <<- 'END'

@@ -210,57 +210,88 @@ t_results_reported() {
 	)
 }
 
-# The unpatched kernel boots again only for other tests, or after a boot that failed.
-t_guests_boot_base_once() {
-	local boot
-	mkdir -p "$out/results" "$out/kselftest"
+# begin_guests BOOT: kernels and tests that are none, and BOOT in place of scripts/boot.
+begin_guests() {
+	local file
+	for file in kselftest/mm/{uffd-stress,uffd-wp-pte,uffd-wp-ranges,uffd-wp-faults} {unpatched,patched}/"$image"; do
+		mkdir -p "$out/${file%/*}"
+		echo one > "$out/$file"
+	done
+	mkdir -p "$out/results"
 	echo mm:ksft_userfaultfd.sh > "$out/kselftest/kselftest-list.txt"
-	echo one | tee "$out/unpatched.key" > "$out/kselftest.key"
-	part scripts/rootfs "an initrd"
 	# shellcheck disable=SC2016 # of the stub
-	boot=$(printf '#!/bin/sh\necho "# ok 1 row" > "$3.ktap"\necho "${3##*/}" >> "%s/booted"\n' "$CASE")
-	booted() { [ "$(grep -cx "$1" "$CASE/booted")" = "$2" ] || wrong "$3: $1 was booted $(grep -cx "$1" "$CASE/booted") times, not $2"; }
-	part scripts/boot
-	echo "$boot" > scripts/boot
+	printf '#!/bin/sh\necho "$2" > "$CASE/command"\n' > scripts/rootfs
+	# shellcheck disable=SC2016
+	printf '#!/bin/sh\necho "${3##*/}" >> "$CASE/booted"\n: > "$3.log"\n%s\n' "$1" > scripts/boot
 	export TESTS=userfaultfd
-	scripts/guests > "$CASE/said"
-	scripts/guests > "$CASE/said"
-	booted unpatched 1 "twice the same"
-	booted patched 2 "twice the same"
-	echo other > "$out/kselftest.key"
-	scripts/guests unpatched > "$CASE/said"
-	booted unpatched 2 "other tests"
-	echo third > "$out/unpatched.key"
-	printf '#!/bin/sh\nexit 1\n' > scripts/boot
-	if scripts/guests unpatched > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
-	echo "$boot" > scripts/boot
-	scripts/guests unpatched > "$CASE/said"
-	booted unpatched 3 "after a failure"
+}
+# boots NAME...: scripts/guests boots these, and nothing else.
+boots_now() {
+	: > "$CASE/booted"
+	scripts/guests > "$CASE/said" || wrong "fails: $(tail -n 1 "$CASE/said")"
+	[ "$(paste -sd' ' "$CASE/booted")" = "$*" ] || wrong "boots '$(paste -sd' ' "$CASE/booted")', not '$*'"
+}
+
+# What has run for the same kernel, guest and programs is not run again.
+t_guests_once() {
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'for p in uffd-stress uffd-wp-pte uffd-wp-faults; do
+		case "$3" in *-changed) [ $p = uffd-wp-pte ] || continue; echo "# guest: tainted 512" ;; esac
+		row=${3##*/}; [ $p != uffd-stress ] || row=row
+		printf "# # running ./%s\n# # 1..1\n# # ok 1 %s\n# ok 1 %s\n" "$p" "$row" "$p"
+	done > "$3.ktap"; echo "# guest: tainted 0" >> "$3.ktap"'
+	boots_now unpatched patched
+	boots_now
+	# A program of the series is run alone, and takes the place of the old one.
+	echo two > "$out/kselftest/mm/uffd-wp-pte"
+	boots_now unpatched-changed patched-changed
+	[ "$(grep -c 'running ./' "$CASE/command")" = 1 ] || wrong "runs $(grep -c 'running ./' "$CASE/command") programs, not one"
+	scripts/results rows "$out/results/patched.ktap" | sort > "$CASE/rows"
+	diff "$CASE/rows" - <<- 'END' > "$CASE/why" || wrong "is merged to $(paste -sd'|' "$CASE/rows")"
+		suite	ok	uffd-stress	
+		suite	ok	uffd-wp-faults	
+		suite	ok	uffd-wp-pte	
+		uffd-stress	ok	row	
+		uffd-wp-faults	ok	patched	
+		uffd-wp-pte	ok	patched-changed	
+	END
+	# Tainted once is tainted.
+	[ "$(grep -c 'tainted 512' "$out/results/patched.ktap")" = 1 ] || wrong "forgets what the second guest says"
+	boots_now
+	# Upstream's, a kernel, and the guest itself are another matter.
+	echo two > "$out/kselftest/mm/uffd-stress"
+	boots_now unpatched patched
+	echo two > "$out/patched/$image"
+	boots_now patched
+	echo "append='quiet'" >> "kernels/$ARCH.arch"
+	boots_now unpatched patched
+	echo "# another word" >> scripts/guest-init
+	boots_now unpatched patched
+	# What failed is not remembered.
+	echo three > "$out/patched/$image"
+	echo three > "$out/kselftest/mm/uffd-wp-faults"
+	cp scripts/boot "$CASE/boot"
+	sed -i '$s/$/; exit 1/' scripts/boot
+	if scripts/guests > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
+	cp "$CASE/boot" scripts/boot
+	boots_now unpatched patched
 }
 
 # Upstream's tests race: what the patched kernel does not pass it gets to run again,
 # and the verdict boots nothing.
 t_guests_again() {
-	mkdir -p "$out/results" "$out/kselftest"
-	echo mm:ksft_userfaultfd.sh > "$out/kselftest/kselftest-list.txt"
-	echo one | tee "$out/unpatched.key" > "$out/kselftest.key"
-	part scripts/rootfs "an initrd"
-	cat > scripts/boot <<- 'END'
-		#!/bin/sh
-		echo "${3##*/}" >> "$CASE/booted"
-		not=
-		if [ "${3##*/}" = patched ] && [ -e "$CASE/races" ]; then not="not "; fi
-		printf '# %sok 1 uffd-stress\n' "$not" > "$3.ktap"
-	END
-	export TESTS=userfaultfd
-	scripts/guests > "$CASE/said"
-	[ "$(paste -sd' ' "$CASE/booted")" = "unpatched patched" ] || wrong "boots $(paste -sd' ' "$CASE/booted")"
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'if [ "${3##*/}" = patched ] && [ -e "$CASE/races" ]; then not="not "; fi
+		printf "# %sok 1 uffd-stress\n" "$not" > "$3.ktap"'
+	boots_now unpatched patched
 	touch "$CASE/races"
-	scripts/guests > "$CASE/said"
-	[ "$(tail -n 2 "$CASE/booted" | paste -sd' ')" = "patched again" ] || wrong "does not boot again"
+	echo two > "$out/patched/$image"
+	boots_now patched again
 	scripts/results compare > "$CASE/said"
 	grep -q '^not passed by the patched kernel at first, but in a second boot:$' "$CASE/said"
+	boots_now
 	# A second boot of another kernel says nothing of this one.
+	echo three > "$out/patched/$image"
 	scripts/guests patched > "$CASE/said"
 	if scripts/results compare > "$CASE/said" 2>&1; then wrong "an old second boot stands for a new first one"; fi
 }

@@ -91,7 +91,7 @@ class Figures:
                 said = [house.out / "mutants" / patch.stem for patch in patches]
                 if not all(file.is_file() for file in said):
                     raise NotMeasured("make mutants has not run all of them")
-                return str(sum("\nkilled by " in file.read_text() for file in said))
+                return str(sum(file.read_text().startswith("killed by ") for file in said))
             return str(sum(not args or "\nTest: yes\n" in patch.read_text() for patch in patches))
         if what == "patches":
             return str(len(self.patches(*args)))
