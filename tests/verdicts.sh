@@ -296,6 +296,43 @@ t_guests_again() {
 	if scripts/results compare > "$CASE/said" 2>&1; then wrong "an old second boot stands for a new first one"; fi
 }
 
+# make run: what it must not take for passed.
+t_run_rows() {
+	local good said
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'cat "$CASE/ktap" > "$3.ktap"'
+	part scripts/build
+	part "$CASE/bin/make"
+	mkdir -p "$out/linux/out/kselftest/mm"
+	touch "$out/linux/out/kselftest/mm"/uffd-wp-{pte,ranges,faults}
+	repository "$out/linux"
+	expect_fail 'run: say what to run: ROWS=' scripts/run
+	ROWS="x" KERNEL=nosuch expect_fail "there is no mutant 'nosuch'; there are: " scripts/run
+	export ROWS="ksm_merge anon sync; uffd-wp-ranges protect"
+	while IFS=$'\t' read -r good said; do
+		# The others have no such row, and say so.
+		printf '# # running ./uffd-wp-faults\n# not ok 1 uffd-wp-faults # exit=2\n# # running ./uffd-wp-pte\n%b\n' "$said" > "$CASE/ktap"
+		if [ "$good" = yes ]; then
+			scripts/run > "$CASE/said" 2>&1 || wrong "fails: $said"
+		elif scripts/run > "$CASE/said" 2>&1; then
+			wrong "passes: $said"
+		fi
+	done <<- 'END'
+		yes	# # ok 1 ksm_merge anon sync\n# ok 1 uffd-wp-pte
+		no	# # not ok 1 ksm_merge anon sync # lost\n# not ok 1 uffd-wp-pte # exit=1
+		no	# # ok 1 ksm_merge anon sync\n# # not ok 2 ksm_merge anon-thp sync\n# not ok 1 uffd-wp-pte # exit=1
+		no	# # ok 1 ksm_merge anon sync\n# not ok 1 uffd-wp-pte # exit=139
+		no	# # ok 1 ksm_merge anon sync # SKIP why\n# ok 1 uffd-wp-pte
+		no	# not ok 1 uffd-wp-pte # exit=2
+		no	# # ok 1 ksm_merge an# not ok 1 uffd-wp-pte # exit=137
+	END
+	grep -qF "./uffd-wp-pte 'ksm_merge anon sync' |" "$CASE/command" || wrong "does not pass on the row: $(head -n 1 "$CASE/command")"
+	grep -qF "./uffd-wp-ranges 'ksm_merge anon sync' 'protect' |" "$CASE/command" || wrong "does not pass on the rows of a program"
+	sed -i '$s/$/; exit 1/' scripts/boot
+	printf '# # ok 1 ksm_merge anon sync\n' > "$CASE/ktap"
+	if scripts/run > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
+}
+
 # --- scripts/test itself, with parts that were made up
 
 # part FILE LINE...: this program of the house says the lines and, if the last
