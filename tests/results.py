@@ -216,6 +216,7 @@ class Tables(unittest.TestCase):
 
 class Figures(unittest.TestCase):
     SPEC = """# a comment
+texts: README.md | Documentation/**/*.rst
 rows = count patched | uffd-wp-pte * * *
 mutants = mutants
 killed = mutants killed
@@ -285,6 +286,10 @@ costs: what | before = faults unpatched | after = faults patched | rows = rows
                 file.write_text(text.replace(old, new, 1))
                 self.assertIn(f"not ok - {line}", self.said(False))
                 file.write_text(text)
+
+    def test_other_base(self):
+        (self.house.series / "figures").unlink()
+        self.assertRegex(self.said(True)[0], "^ok - none # SKIP there is no patches/7.3/figures")
 
     def test_newer_base(self):
         self.house.origin = lambda field: "newer"
