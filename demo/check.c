@@ -29,7 +29,7 @@ static _Noreturn void die(const char *file, const char *what)
 	exit(2);
 }
 
-/* The boot sector without what follows its code: enough to know it by. */
+/* How guest.S begins: enough to know it by. */
 static const unsigned char boot[] = { 0xfa, 0x31, 0xc0, 0x8e, 0xd8 };
 
 int main(int argc, char **argv)
