@@ -4,21 +4,25 @@
 BASE ?= 7.3
 KDIR ?=
 ONLY ?=
-export BASE KDIR ONLY
+ROWS ?=
+CMD ?=
+KERNEL ?=
+export BASE KDIR ONLY ROWS CMD KERNEL
 # What each program uses of the caller's make flags is its own business.
 unexport MAKEFLAGS
 s := scripts
 
 all: kernels ## before and after: build, boot and test both kernels, print the table
 	@$s/guests
-	@$s/compare || true # told here, judged by make test
-	@$s/report
+	@$s/results compare || true # told here, judged by make test
+	@$s/results report
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "BASE=$(BASE)       the kernel version; there are: $(patsubst kernels/%.base,%,$(wildcard kernels/*.base))"
 	@echo "KDIR=path      a kernel tree of your own, which is only read"
+	@echo "KERNEL=name    of make run and make shell: unpatched, patched or a mutant"
 
 tools:
 	@$s/need
@@ -35,8 +39,18 @@ kernels: tree ## build both kernels and the kselftests
 test: kernels ## everything that must be green
 	@$s/test
 
+run: tree ## some rows, or a command, in a guest: ROWS="ksm_merge anon sync" or CMD="..."; KERNEL=...
+	@$s/run
+
+shell: tree ## a shell in a guest
+	@$s/run shell
+
 check: kernels ## what needs no boot: shellcheck, checkpatch, every prefix builds
 	@$s/check
+	@$s/results figures --check
+
+figures: ## writes what was measured into README.md, the documentation and the covers
+	@$s/results figures
 
 mutants: kernels ## takes each protection away again: do the tests notice? ONLY="name..."
 	@$s/mutants
@@ -56,4 +70,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels test check mutants bench demo refresh series clean
+.PHONY: all help tools tree kernels run shell test check figures mutants bench demo refresh series clean

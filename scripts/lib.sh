@@ -14,7 +14,7 @@ export LC_ALL=C.UTF-8
 unset LANGUAGE
 
 # The tests that the series brings: what the verdict is about.
-# shellcheck disable=SC2034 # of those who source this
+# shellcheck disable=SC2034 # of those who source this, scripts/results too
 OWN="uffd-wp-pte uffd-wp-ranges uffd-wp-faults"
 
 # One line on what goes on, for a person who waits.
@@ -85,5 +85,44 @@ want() {
 		if [ -f "patches/$BASE/$file" ]; then file=patches/$BASE/$file; fi
 		git hash-object "$file" 2>&1 || true
 		[ ! -x "$file" ] || echo executable
+	done
+}
+
+# What was made is good for as long as what it depends on stays the same. known NAME
+# COMMAND...: does COMMAND, which prints all of that, print what it did at the last
+# remember NAME COMMAND...? forget NAME before it is made anew.
+known() { [ "$("${@:2}" | sha1sum)" = "$(cat "$1.key" 2>/dev/null)" ]; }
+remember() { "${@:2}" | sha1sum > "$1.key.part" && mv "$1.key.part" "$1.key"; }
+forget() { rm -f "$1.key"; }
+
+# What a guest is, but for its kernel and its programs; and how things are built.
+environment() { cat "$TOP"/scripts/{guest-init,rootfs,boot} "$TOP/kernels/$ARCH.arch"; "$qemu" --version; }
+toolchain() { cat "$TOP/kernels/$ARCH.arch"; gcc --version | head -n 1; }
+
+# kernel_files TREE COMMIT: what a kernel is made of, as it is there. A test is not.
+# shellcheck disable=SC2034 # of scripts/build
+kernel_only=(. ':!tools/testing' ':!Documentation' ':!MAINTAINERS')
+kernel_files() {
+	{ git -C "$1" ls-tree "$2" && git -C "$1" ls-tree "$2" tools/; } | grep -vE $'\t(Documentation|MAINTAINERS|tools|tools/testing)$'
+}
+
+# guest_rows [ROWS]: the command line that runs these rows ("[PROGRAM] PART OF A NAME; ...")
+# in the guest, or all of the series' own, as run_vmtests.sh would show them.
+guest_rows() {
+	local rows=${1:-} program part words wanted
+	for program in $OWN; do
+		words='' wanted=${rows:+no}
+		while read -r part; do
+			case "$part" in
+			'') ;;
+			"$program") wanted='' ;;
+			"$program "*) wanted='' words+=" '${part#"$program "}'" ;;
+			*) [[ " $OWN " == *" ${part%% *} "* ]] || wanted='' words+=" '$part'" ;;
+			esac
+		done <<< "${rows//;/$'\n'}"
+		[ -n "$wanted" ] || cat <<- END
+			echo '# # running ./$program'; ./$program$words | sed -u 's/^/# # /'; status=\${PIPESTATUS[0]}
+			case \$status in 0) echo '# ok 1 $program' ;; 4) echo '# ok 1 $program # SKIP' ;; *) echo "# not ok 1 $program # exit=\$status" ;; esac
+		END
 	done
 }

@@ -95,13 +95,19 @@ t_demo_wrong_dump() {
 
 # The guest itself, stopped wherever it is.
 t_demo_guest() {
+	local status
 	build_check
 	{
-		for _ in 1 2 3; do
-			sleep 2
+		# Until its boot sector has come to run; a slow host takes its time.
+		for _ in $(seq 100); do
+			echo cont
+			sleep 1
 			echo stop
 			echo "pmemsave 0 0x8000000 \"$CASE/dump\""
-			echo cont
+			sleep 1
+			status=0
+			"$CASE/check" "$CASE/dump" > /dev/null 2>&1 || status=$?
+			[ $status = 2 ] || break
 		done
 		echo quit
 	} | "$qemu" -machine "$machine" -accel tcg -m 128M -nodefaults -no-user-config -display none -monitor stdio \

@@ -256,6 +256,18 @@ t_patch_is_no_patch() {
 	whole
 }
 
+# Our lines stand in an entry that the tree has, in their order, and nowhere else.
+t_maintainers_entry() {
+	expect_ok make tree
+	linux diff --stat base HEAD -- MAINTAINERS > "$CASE/why"
+	[ "$(linux diff base HEAD -- MAINTAINERS | grep -c '^-[^-]')" = 0 ] || wrong "loses lines of MAINTAINERS"
+	linux show HEAD:MAINTAINERS | sed -n "/^$(head -n 1 MAINTAINERS)\$/,/^$/p" > "$CASE/entry"
+	sed 1d MAINTAINERS | grep -vxFf "$CASE/entry" > "$CASE/why" && wrong "not in the entry: $(cat "$CASE/why")"
+	grep '^F:' "$CASE/entry" | sort -c
+	sed -i '1s/$/ NONE/' MAINTAINERS
+	expect_fail "MAINTAINERS has no entry '.* NONE'; name another" make tree
+}
+
 # --- the mails
 
 t_series_without_identity() {

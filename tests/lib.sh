@@ -1,8 +1,8 @@
 # shellcheck shell=bash
 # SC2034: the cases use it. SC2154: the facts that load_base and load_arch read.
-# SC2164: tests/faults has set -e.
+# SC2164: tests/mishaps has set -e.
 # shellcheck disable=SC2034,SC2153,SC2154,SC2164
-# Shared by the cases of tests/faults: the small world they live in, and how
+# Shared by the cases of tests/mishaps: the small world they live in, and how
 # they say what they expect. A case is a function t_NAME, in a process of its own.
 
 TESTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)
@@ -201,7 +201,7 @@ own_mounts() {
 	unshare --mount true || skip "needs the right to mount"
 	trap - EXIT
 	rm -rf "$CASE"
-	exec env OWN_MOUNTS=1 unshare --mount "$TESTS/faults" --case "$NAME"
+	exec env OWN_MOUNTS=1 unshare --mount "$TESTS/mishaps" --case "$NAME"
 }
 
 # fingerprint FOLDER: all of it but the times of reading.

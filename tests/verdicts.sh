@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154,SC2164 # as in lib.sh
-# What the results must not get away with: scripts/verdict, report, compare and
-# test on results that were made up.
+# What the results must not get away with: scripts/results and scripts/test on
+# results that were made up. tests/results has the small parts of the former.
 
 # The unpatched kernel loses the two rows that are claimed, and no others.
 made_up() {
@@ -96,7 +96,7 @@ spoil() {
 }
 
 not_ok() { sed -n '/^not ok/p' "$CASE/verdict"; }
-verdict() { scripts/verdict > "$CASE/verdict" 2> "$CASE/compared"; }
+verdict() { scripts/results verdict > "$CASE/verdict" 2> "$CASE/compared"; }
 
 t_results_good() {
 	made_up
@@ -104,11 +104,11 @@ t_results_good() {
 	[ -z "$(not_ok)" ] || wrong "good results are $(not_ok | paste -sd'|')"
 	[ "$(grep -c '^ok - patched: uffd-wp-pte .* .* ' "$CASE/verdict")" -ge 4 ] || wrong "not every row is named"
 	[ "$(grep -c '^ok - control: ' "$CASE/verdict")" -ge 2 ] || wrong "not every claimed row is named"
-	scripts/report > "$CASE/table"
+	scripts/results report > "$CASE/table"
 	grep -qE '^\| ksm-merge +\| anon +\| lost +\| kept +\|' "$CASE/table" || wrong "the table has no row ksm-merge lost, kept"
 	grep -qE '^\| mprotect-rw +\| anon +\| kept +\| kept +\|' "$CASE/table" || wrong "the table has no row mprotect-rw kept, kept"
 	grep -qE '^\| +\| memfd +\| 1.00 +\| 0.00 +\| 0.00 +\|' "$CASE/table" || wrong "the table has no row read 1.00, 0.00, 0.00"
-	scripts/compare > "$CASE/table"
+	scripts/results compare > "$CASE/table"
 	grep -qE '^\| uffd-unit-tests +\| 4/1/1 +\| 4/1/1 +\|' "$CASE/table" || wrong "upstream's counts are not 4/1/1"
 }
 
@@ -142,6 +142,8 @@ t_results_bad() {
 		patched.ktap	s/ok 2 uffd-wp-faults$/not & # exit=139/	1	uffd-wp-faults.* exit=139
 		patched.ktap	s/tainted 0/tainted 512/	1	patched: not tainted # tainted: 512
 		patched.log	$i ------------[ cut here ]------------\nWARNING: CPU: 0 PID: 9 at mm/memory.c:1	1	patched: clean log # WARNING: CPU: 0
+		patched.log	$i uffd-wp-ranges invoked oom-killer: gfp_mask=0xcc0\nCall Trace:\nBUG: Bad page map\nno killable processes	1	patched: clean log # BUG: Bad
+		patched.log	$i uffd-wp-ranges invoked oom-killer: gfp_mask=0xcc0	1	patched: clean log # uffd-wp-ranges invoked
 		patched.log	$i BUG: Bad page map in process a	1	patched: clean log # BUG: Bad
 		patched.log	$i kernel BUG at mm/page_table_check.c:98!	1	patched: clean log # .*BUG at
 		patched.log	1i WARNING: early	1	patched: clean log # WARNING: early
@@ -170,7 +172,7 @@ t_results_compared() {
 	made_up
 	while IFS=$'\t' read -r change regex; do
 		spoil patched.ktap "$change"
-		if scripts/compare > "$CASE/said" 2>&1; then wrong "passes: $change"; fi
+		if scripts/results compare > "$CASE/said" 2>&1; then wrong "passes: $change"; fi
 		grep -qE -- "$regex" "$CASE/said" || wrong "$change: does not say $regex"
 		grep -q "^compare: .* does worse" "$CASE/said"
 	done < <(sed -E 's/\t+/\t/g' <<- 'END'
@@ -182,11 +184,11 @@ t_results_compared() {
 	)
 	# What did not pass before may stay as it is, or get better.
 	spoil patched.ktap 's/ok 3 # SKIP wp on hugetlb/ok 3 wp on hugetlb/'
-	scripts/compare > "$CASE/said"
+	scripts/results compare > "$CASE/said"
 	spoil patched.ktap 's/not ok 4 wp on nothing/ok 4 wp on nothing/'
-	scripts/compare > "$CASE/said"
+	scripts/results compare > "$CASE/said"
 	rm "$out/results/"*.ktap
-	if scripts/compare > "$CASE/said" 2>&1; then wrong "passes without results"; fi
+	if scripts/results compare > "$CASE/said" 2>&1; then wrong "passes without results"; fi
 }
 
 # make alone, without make test, is as strict on the rows.
@@ -194,7 +196,7 @@ t_results_reported() {
 	made_up
 	while IFS=$'\t' read -r change regex; do
 		spoil patched.ktap "$change"
-		if scripts/report > "$CASE/said" 2>&1; then wrong "passes: $change"; fi
+		if scripts/results report > "$CASE/said" 2>&1; then wrong "passes: $change"; fi
 		grep -qE -- "$regex" "$CASE/said" || wrong "$change: does not say $regex"
 		[ "$(grep -c "^report: " "$CASE/said")" = 1 ]
 	done < <(sed -E 's/\t+/\t/g' <<- 'END'
@@ -208,32 +210,127 @@ t_results_reported() {
 	)
 }
 
-# The unpatched kernel boots again only for other tests, or after a boot that failed.
-t_guests_boot_base_once() {
-	local boot
-	mkdir -p "$out/results" "$out/kselftest"
+# begin_guests BOOT: kernels and tests that are none, and BOOT in place of scripts/boot.
+begin_guests() {
+	local file
+	for file in kselftest/mm/{uffd-stress,uffd-wp-pte,uffd-wp-ranges,uffd-wp-faults} {unpatched,patched}/"$image"; do
+		mkdir -p "$out/${file%/*}"
+		echo one > "$out/$file"
+	done
+	mkdir -p "$out/results"
 	echo mm:ksft_userfaultfd.sh > "$out/kselftest/kselftest-list.txt"
-	echo one | tee "$out/unpatched.key" > "$out/kselftest.key"
-	part scripts/rootfs "an initrd"
 	# shellcheck disable=SC2016 # of the stub
-	boot=$(printf '#!/bin/sh\necho "# ok 1 row" > "$3.ktap"\necho "${3##*/}" >> "%s/booted"\n' "$CASE")
-	booted() { [ "$(grep -cx "$1" "$CASE/booted")" = "$2" ] || wrong "$3: $1 was booted $(grep -cx "$1" "$CASE/booted") times, not $2"; }
-	part scripts/boot
-	echo "$boot" > scripts/boot
+	printf '#!/bin/sh\necho "$2" > "$CASE/command"\n' > scripts/rootfs
+	# shellcheck disable=SC2016
+	printf '#!/bin/sh\necho "${3##*/}" >> "$CASE/booted"\n: > "$3.log"\n%s\n' "$1" > scripts/boot
 	export TESTS=userfaultfd
-	scripts/guests > "$CASE/said"
-	scripts/guests > "$CASE/said"
-	booted unpatched 1 "twice the same"
-	booted patched 2 "twice the same"
-	echo other > "$out/kselftest.key"
-	scripts/guests unpatched > "$CASE/said"
-	booted unpatched 2 "other tests"
-	echo third > "$out/unpatched.key"
-	printf '#!/bin/sh\nexit 1\n' > scripts/boot
-	if scripts/guests unpatched > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
-	echo "$boot" > scripts/boot
-	scripts/guests unpatched > "$CASE/said"
-	booted unpatched 3 "after a failure"
+}
+# boots NAME...: scripts/guests boots these, and nothing else.
+boots_now() {
+	: > "$CASE/booted"
+	scripts/guests > "$CASE/said" || wrong "fails: $(tail -n 1 "$CASE/said")"
+	[ "$(paste -sd' ' "$CASE/booted")" = "$*" ] || wrong "boots '$(paste -sd' ' "$CASE/booted")', not '$*'"
+}
+
+# What has run for the same kernel, guest and programs is not run again.
+t_guests_once() {
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'for p in uffd-stress uffd-wp-pte uffd-wp-faults; do
+		case "$3" in *-changed) [ $p = uffd-wp-pte ] || continue; echo "# guest: tainted 512" ;; esac
+		row=${3##*/}; [ $p != uffd-stress ] || row=row
+		printf "# # running ./%s\n# # 1..1\n# # ok 1 %s\n# ok 1 %s\n" "$p" "$row" "$p"
+	done > "$3.ktap"; echo "# guest: tainted 0" >> "$3.ktap"'
+	boots_now unpatched patched
+	boots_now
+	# A program of the series is run alone, and takes the place of the old one.
+	echo two > "$out/kselftest/mm/uffd-wp-pte"
+	boots_now unpatched-changed patched-changed
+	[ "$(grep -c 'running ./' "$CASE/command")" = 1 ] || wrong "runs $(grep -c 'running ./' "$CASE/command") programs, not one"
+	scripts/results rows "$out/results/patched.ktap" | sort > "$CASE/rows"
+	diff "$CASE/rows" - <<- 'END' > "$CASE/why" || wrong "is merged to $(paste -sd'|' "$CASE/rows")"
+		suite	ok	uffd-stress	
+		suite	ok	uffd-wp-faults	
+		suite	ok	uffd-wp-pte	
+		uffd-stress	ok	row	
+		uffd-wp-faults	ok	patched	
+		uffd-wp-pte	ok	patched-changed	
+	END
+	# Tainted once is tainted.
+	[ "$(grep -c 'tainted 512' "$out/results/patched.ktap")" = 1 ] || wrong "forgets what the second guest says"
+	boots_now
+	# Upstream's, a kernel, and the guest itself are another matter.
+	echo two > "$out/kselftest/mm/uffd-stress"
+	boots_now unpatched patched
+	echo two > "$out/patched/$image"
+	boots_now patched
+	echo "append='quiet'" >> "kernels/$ARCH.arch"
+	boots_now unpatched patched
+	echo "# another word" >> scripts/guest-init
+	boots_now unpatched patched
+	# What failed is not remembered.
+	echo three > "$out/patched/$image"
+	echo three > "$out/kselftest/mm/uffd-wp-faults"
+	cp scripts/boot "$CASE/boot"
+	sed -i '$s/$/; exit 1/' scripts/boot
+	if scripts/guests > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
+	cp "$CASE/boot" scripts/boot
+	boots_now unpatched patched
+}
+
+# Upstream's tests race: what the patched kernel does not pass it gets to run again,
+# and the verdict boots nothing.
+t_guests_again() {
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'if [ "${3##*/}" = patched ] && [ -e "$CASE/races" ]; then not="not "; fi
+		printf "# %sok 1 uffd-stress\n" "$not" > "$3.ktap"'
+	boots_now unpatched patched
+	touch "$CASE/races"
+	echo two > "$out/patched/$image"
+	boots_now patched again
+	scripts/results compare > "$CASE/said"
+	grep -q '^not passed by the patched kernel at first, but in a second boot:$' "$CASE/said"
+	boots_now
+	# A second boot of another kernel says nothing of this one.
+	echo three > "$out/patched/$image"
+	scripts/guests patched > "$CASE/said"
+	if scripts/results compare > "$CASE/said" 2>&1; then wrong "an old second boot stands for a new first one"; fi
+}
+
+# make run: what it must not take for passed.
+t_run_rows() {
+	local good said
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'cat "$CASE/ktap" > "$3.ktap"'
+	part scripts/build
+	part "$CASE/bin/make"
+	mkdir -p "$out/linux/out/kselftest/mm"
+	touch "$out/linux/out/kselftest/mm"/uffd-wp-{pte,ranges,faults}
+	repository "$out/linux"
+	expect_fail 'run: say what to run: ROWS=' scripts/run
+	ROWS="x" KERNEL=nosuch expect_fail "there is no mutant 'nosuch'; there are: " scripts/run
+	export ROWS="ksm_merge anon sync; uffd-wp-ranges protect"
+	while IFS=$'\t' read -r good said; do
+		# The others have no such row, and say so.
+		printf '# # running ./uffd-wp-faults\n# not ok 1 uffd-wp-faults # exit=2\n# # running ./uffd-wp-pte\n%b\n' "$said" > "$CASE/ktap"
+		if [ "$good" = yes ]; then
+			scripts/run > "$CASE/said" 2>&1 || wrong "fails: $said"
+		elif scripts/run > "$CASE/said" 2>&1; then
+			wrong "passes: $said"
+		fi
+	done <<- 'END'
+		yes	# # ok 1 ksm_merge anon sync\n# ok 1 uffd-wp-pte
+		no	# # not ok 1 ksm_merge anon sync # lost\n# not ok 1 uffd-wp-pte # exit=1
+		no	# # ok 1 ksm_merge anon sync\n# # not ok 2 ksm_merge anon-thp sync\n# not ok 1 uffd-wp-pte # exit=1
+		no	# # ok 1 ksm_merge anon sync\n# not ok 1 uffd-wp-pte # exit=139
+		no	# # ok 1 ksm_merge anon sync # SKIP why\n# ok 1 uffd-wp-pte
+		no	# not ok 1 uffd-wp-pte # exit=2
+		no	# # ok 1 ksm_merge an# not ok 1 uffd-wp-pte # exit=137
+	END
+	grep -qF "./uffd-wp-pte 'ksm_merge anon sync' |" "$CASE/command" || wrong "does not pass on the row: $(head -n 1 "$CASE/command")"
+	grep -qF "./uffd-wp-ranges 'ksm_merge anon sync' 'protect' |" "$CASE/command" || wrong "does not pass on the rows of a program"
+	sed -i '$s/$/; exit 1/' scripts/boot
+	printf '# # ok 1 ksm_merge anon sync\n' > "$CASE/ktap"
+	if scripts/run > "$CASE/said" 2>&1; then wrong "passes though the guest fails"; fi
 }
 
 # --- scripts/test itself, with parts that were made up
@@ -254,12 +351,10 @@ part() {
 
 parts_good() {
 	local name
-	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict scripts/mutants; do
+	for name in scripts/check scripts/vma-tests tests/mishaps scripts/results scripts/mutants; do
 		part "$name" "ok - one" "ok - two"
 	done
 	part scripts/guests "==> booting"
-	part scripts/report "a table"
-	part scripts/compare "a table"
 }
 
 make_test() { "$PWD/scripts/test" > "$CASE/said" 2>&1; }
@@ -268,36 +363,39 @@ last_line() { tail -n 1 "$CASE/said"; }
 t_test_counts_good() {
 	parts_good
 	make_test || wrong "fails with good parts: $(last_line)"
+	grep -qE '^took: check [0-9]+ s, vma [0-9]+ s, .*, mutants [0-9]+ s$' "$CASE/said" || wrong "does not say how long each part took"
 	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 0\ skipped$ ]] || wrong "says $(last_line)"
-	part tests/faults "ok - one" "ok - two # SKIP needs root"
+	part tests/mishaps "ok - one" "ok - two # SKIP needs root"
 	make_test || wrong "fails with a skip: $(last_line)"
 	[[ $(last_line) =~ ^[0-9]+\ passed,\ 0\ failed,\ 1\ skipped$ ]] || wrong "with a skip says $(last_line)"
 }
 
-t_test_faults_once() {
+t_test_mishaps_once() {
 	parts_good
 	# shellcheck disable=SC2016 # of the stub
-	sed -i '1a echo >> "$CASE/ran"' tests/faults
+	sed -i '1a echo >> "$CASE/ran"' tests/mishaps
 	make_test
 	make_test
 	[ "$(wc -l < "$CASE/ran")" = 1 ] || wrong "runs twice what passed"
-	[[ $(last_line) =~ ^11\ passed, ]] || wrong "the second time says $(last_line)"
+	[[ $(last_line) =~ ^13\ passed, ]] || wrong "the second time says $(last_line)"
 	echo "# changed" >> Makefile
 	make_test
 	[ "$(wc -l < "$CASE/ran")" = 2 ] || wrong "does not run again after a change"
-	sed -i '$s/.*/exit 1/' tests/faults
-	if make_test; then wrong "passes though tests/faults failed"; fi
-	if make_test; then wrong "passes the second time though tests/faults failed"; fi
+	sed -i '$s/.*/exit 1/' tests/mishaps
+	if make_test; then wrong "passes though tests/mishaps failed"; fi
+	if make_test; then wrong "passes the second time though tests/mishaps failed"; fi
 	[ "$(wc -l < "$CASE/ran")" = 4 ] || wrong "remembers a failure"
 }
 
 t_test_counts_bad() {
 	local name short status lines
-	for name in scripts/check scripts/vma-tests tests/faults scripts/verdict scripts/mutants; do
-		short=$(basename "$name" -tests)
+	for name in scripts/check scripts/vma-tests tests/mishaps scripts/results:verdict scripts/results:figures scripts/mutants; do
+		short=$(basename "${name#*:}" -tests)
 		while IFS=, read -r status lines; do
 			parts_good
-			part "$name" ${lines:+"$lines"} "$status"
+			part "${name%:*}" ${lines:+"$lines"} "$status"
+			# Of a program with several parts it is this one only.
+			[[ $name != *:* ]] || sed -i "1a [ \$1 = $short ] || { echo ok - one; exit; }" "${name%:*}"
 			if make_test; then wrong "passes though $name says '$lines' and ends with $status"; fi
 			[[ $(last_line) =~ ^[0-9]+\ passed,\ 1\ failed,\ 0\ skipped$ ]] || wrong "$name '$lines' $status: $(last_line)"
 			grep -q "^not ok - $short" "$CASE/said" || wrong "does not name $name"

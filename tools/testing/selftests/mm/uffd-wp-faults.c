@@ -57,6 +57,7 @@
 #define HUGE_PAGES	4
 #define PM_SOFT_DIRTY	BIT_ULL(55)
 
+#define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
 #define MTHP_SIZE	(64UL << 10)
 #define MTHP		THP "hugepages-64kB"
 
@@ -98,6 +99,9 @@ enum {
 	S_MAY_FAULT	= 1 << 12,	/* once a page, unnoticed */
 	S_COPIES	= 1 << 13,	/* each write has to copy a page */
 	S_READS		= 1 << 14,	/* it is reads that are counted */
+	S_NOMEM		= 1 << 15,	/* allocations can be made to fail */
+	S_TWICE		= 1 << 16,	/* each write takes two faults */
+	S_FREE		= 1 << 17,	/* none, not even without userfaultfd */
 	S_KEPT		= S_DIRTY | S_PROTECT | S_NOTICED,
 };
 
@@ -306,7 +310,7 @@ static char *reserve(size_t len, size_t align)
 	return (char *)(((uintptr_t)addr + 2 * align - 1) & ~(align - 1));
 }
 
-/* shmem puts no large folio into a VMA that is registered: make them before. */
+/* Older kernels map single pages where it is registered: have them there before. */
 static void make_large(struct row *row)
 {
 	char *view = map_at(row, reserve(row->len, pmd_size));
@@ -804,11 +808,31 @@ static void numa_hint(struct row *row)
 	check_node(row, nodes[1]);
 }
 
+/*
+ * There is no page to move it to: its entry is not even replaced. Only what the
+ * task allocates without waiting fails, and that is not needed otherwise.
+ */
+static void numa_hint_nomem(struct row *row)
+{
+	long before = read_long(FAIL_PAGE "times");
+
+	pin_to(1);
+	move_to(row, nodes[0]);
+	if (!write_file("/proc/thread-self/make-it-fail", "1"))
+		skip("no failing allocations: %s", strerror(errno));
+	take_hints(row);
+	write_file("/proc/thread-self/make-it-fail", "0");
+	check_node(row, nodes[0]);
+	if (before - read_long(FAIL_PAGE "times") < (long)(row->len / row->folio))
+		skip("nobody tried to move the pages");
+}
+
 /* Somebody holds a reference to each page, so that it cannot be moved. */
 static void numa_hint_held(struct row *row)
 {
 	size_t at;
 	struct iovec iov = { .iov_len = page_size };
+	long long before;
 	int pipes[2];
 
 	pin_to(1);
@@ -820,8 +844,11 @@ static void numa_hint_held(struct row *row)
 		if (vmsplice(pipes[1], &iov, 1, SPLICE_F_NONBLOCK) != (ssize_t)page_size)
 			skip("vmsplice: %s", strerror(errno));
 	}
+	before = vm_counter("pgmigrate_fail");
 	take_hints(row);
 	check_node(row, nodes[0]);
+	if (vm_counter("pgmigrate_fail") - before < (long long)(row->len / row->folio))
+		skip("nobody tried to move the pages");
 }
 
 /*
@@ -920,12 +947,27 @@ static void check_soft_dirty(struct row *row, bool dirty)
 
 static void track_soft_dirty(struct row *row)
 {
-	if (!write_file("/proc/self/clear_refs", "4"))
-		skip("no soft-dirty tracking: %s", strerror(errno));
-	if (pagemap_entry(row->addr) & PM_SOFT_DIRTY)
+	if (!(pagemap_entry(row->addr) & PM_SOFT_DIRTY) ||
+	    !write_file("/proc/self/clear_refs", "4") ||
+	    pagemap_entry(row->addr) & PM_SOFT_DIRTY)
 		skip("no soft-dirty tracking");
 	if (row->scenario->arg)
 		mprotect_and_back(row);
+	check_soft_dirty(row, false);
+}
+
+/* The last page of each huge page goes, and nobody writes. */
+static void split_soft_dirty(struct row *row)
+{
+	size_t at;
+
+	track_soft_dirty(row);
+	for (at = row->folio; at <= row->len; at += row->folio)
+		if (madvise(row->addr + at - page_size, page_size, MADV_DONTNEED))
+			fail("MADV_DONTNEED: %s", strerror(errno));
+	if (smaps_bytes(row->addr, row->len, "AnonHugePages"))
+		skip("the huge pages were not split");
+	row->nr = row->folio / row->stride - 1;
 	check_soft_dirty(row, false);
 }
 
@@ -959,10 +1001,12 @@ static const struct scenario scenarios[] = {
 	/* private memory: of new pages */
 	{ .name = "first_write", .flags = S_DIRTY, .run = zap },
 	{ .name = "mprotect_read_clean", .run = mprotect_and_back, .arg = PROT_READ },
-	{ .name = "mprotect_read_dirty", .flags = S_DIRTY, .run = mprotect_and_back,
+	{ .name = "mprotect_read_dirty", .flags = S_DIRTY | S_FREE,
+	  .run = mprotect_and_back,
 	  .arg = PROT_READ },
 	{ .name = "mprotect_none_clean", .run = mprotect_and_back, .arg = PROT_NONE },
-	{ .name = "mprotect_none_dirty", .flags = S_DIRTY, .run = mprotect_and_back,
+	{ .name = "mprotect_none_dirty", .flags = S_DIRTY | S_FREE,
+	  .run = mprotect_and_back,
 	  .arg = PROT_NONE },
 	{ .name = "unprotect_clean", .flags = S_PROTECT, .run = unprotect },
 	{ .name = "unprotect_dirty", .flags = S_PROTECT | S_DIRTY, .run = unprotect },
@@ -1035,6 +1079,10 @@ static const struct scenario scenarios[] = {
 	  .run = numa_hint, .arg = 1 },
 	{ .name = "numa_hint_local_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
 	  .run = numa_hint, .arg = 1 },
+	{ .name = "numa_hint_nomem_clean", .flags = S_NODES | S_HINTS | S_NOMEM,
+	  .run = numa_hint_nomem },
+	{ .name = "numa_hint_nomem_dirty",
+	  .flags = S_NODES | S_HINTS | S_NOMEM | S_DIRTY, .run = numa_hint_nomem },
 	{ .name = "numa_hint_held_clean", .flags = S_NODES | S_HINTS,
 	  .run = numa_hint_held },
 	{ .name = "numa_hint_held_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
@@ -1073,6 +1121,9 @@ static const struct scenario scenarios[] = {
 	{ .name = "mremap_event_protected", .flags = S_KEPT, .run = move_mapping,
 	  .features = UFFD_FEATURE_EVENT_REMAP },
 
+	/* a fault that maps the page comes before the one that is reported */
+	{ .name = "sync_untouched", .flags = S_SYNC | S_UNTOUCHED | S_PROTECT |
+	  S_NOTICED | S_TWICE, .features = UFFD_FEATURE_WP_UNPOPULATED },
 	{ .name = "async_populated", .flags = S_ASYNC | S_KEPT },
 	{ .name = "async_populated_clean", .flags = S_ASYNC | S_PROTECT | S_NOTICED },
 	{ .name = "async_scan_protect", .flags = S_ASYNC | S_DIRTY | S_NOTICED,
@@ -1086,6 +1137,8 @@ static const struct scenario scenarios[] = {
 	  .features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC },
 	{ .name = "soft_dirty", .flags = S_SOFT_DIRTY | S_DIRTY,
 	  .run = track_soft_dirty },
+	{ .name = "soft_dirty_split", .flags = S_SOFT_DIRTY | S_DIRTY,
+	  .run = split_soft_dirty },
 	{ .name = "soft_dirty_clean", .flags = S_SOFT_DIRTY, .run = track_soft_dirty },
 	{ .name = "soft_dirty_mprotect", .flags = S_SOFT_DIRTY | S_DIRTY,
 	  .run = track_soft_dirty, .arg = PROT_READ },
@@ -1118,6 +1171,9 @@ static const char *impossible(const struct scenario *scenario,
 		return "only a write makes a large folio";
 	if (mem->flags & M_LARGE && scenario->flags & S_UNTOUCHED && scenario->more)
 		return "UFFDIO_COPY makes no large folio";
+	if (scenario->run == split_soft_dirty &&
+	    !(is_anon(mem) && mem->flags & M_THP))
+		return "other PMDs are not split, but dropped";
 	if (scenario->flags & S_COPIES &&
 	    (!(mem->flags & M_PRIVATE) || mem->flags & M_THP))
 		return "nothing is copied, or not page by page";
@@ -1224,6 +1280,15 @@ static void set_knobs(const struct scenario *scenario, const struct memory *mem)
 				 nodes[i], huge_size >> 10);
 			set_knob(path, "10");
 		}
+	if (scenario->flags & S_NOMEM) {
+		set_knob(FAIL_PAGE "task-filter", "Y");
+		set_knob(FAIL_PAGE "min-order", "0");
+		set_knob(FAIL_PAGE "ignore-gfp-highmem", "N");
+		set_knob(FAIL_PAGE "probability", "100");
+		set_knob(FAIL_PAGE "interval", "1");
+		set_knob(FAIL_PAGE "verbose", "0");
+		set_knob(FAIL_PAGE "times", "1000000");
+	}
 	if (scenario->flags & S_HINTS) {
 		set_knob(NUMAB "scan_delay_ms", "1");
 		set_knob(NUMAB "scan_period_min_ms", "1");
@@ -1240,6 +1305,8 @@ static void judge(const char *name, const struct scenario *scenario,
 	long limit = unreg > noticed ? unreg : noticed;
 	bool keep = mem->flags & M_FS || scenario->flags & S_SOFT_DIRTY;
 
+	if (scenario->flags & S_TWICE)
+		limit = 2 * noticed;
 	/* what was protected may lose that, and still not be writable */
 	if (scenario->flags & S_MAY_FAULT && limit < nr)
 		limit = nr;
@@ -1251,6 +1318,9 @@ static void judge(const char *name, const struct scenario *scenario,
 	if (scenario->flags & S_COPIES && (reg < nr || unreg < nr))
 		ksft_test_result_fail("%s # %ld faults for %ld pages that are shared\n",
 				      name, reg < unreg ? reg : unreg, nr);
+	else if (scenario->flags & S_FREE && !(mem->flags & M_FS) && unreg)
+		ksft_test_result_fail("%s # %ld faults for %ld pages without userfaultfd\n",
+				      name, unreg, nr);
 	else if (reg < noticed)
 		ksft_test_result_fail("%s # lost: %ld faults for %ld writes to be noticed\n",
 				      name, reg, noticed);

@@ -1409,13 +1409,14 @@ static const struct mode modes[] = {
 	  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_UNPOPULATED },
 	{ .name = "unpop-async", .async = true, .unpop = true,
 	  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC },
-	/* protected by PAGEMAP_SCAN, which takes a huge page in one piece */
+	/* protected by PAGEMAP_SCAN */
 	{ .name = "scan", .async = true, .scan = true,
 	  .features = UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_ASYNC },
 	{ .name = "rwp", .rwp = true, .features = UFFD_FEATURE_RWP },
 };
 
 static const struct path paths[] = {
+	{ .name = "none" },
 	{ .name = "mprotect_none_rw", .arg = PROT_NONE, .run = mprotect_there_and_back },
 	{ .name = "mprotect_read_rw", .arg = PROT_READ, .run = mprotect_there_and_back },
 	{ .name = "mprotect_part_none_rw", .arg = PROT_NONE, .run = mprotect_part },
@@ -1484,9 +1485,10 @@ static const char *impossible(const struct path *path, const struct memory *mem,
 	bool cow = mem->flags & M_ANON && mem->flags & M_FD &&
 		   !(mem->flags & M_HUGETLB);
 
-	if (mode->rwp && (!(path->flags & P_KSM) ||
-			  mem->flags & (M_THP | M_MTHP)))
+	if (mode->rwp && path->flags & P_KSM && mem->flags & (M_THP | M_MTHP))
 		return "read-write protection is looked at where KSM replaces small pages";
+	if (mode->rwp && !(path->flags & P_KSM) && (path->run || path->armed))
+		return "read-write protection is looked at with KSM, and alone";
 	if (mode->unpop && cow)
 		return "a page that was copied is not untouched";
 	if (mode->unpop && mem->flags & M_ANON && mem->flags & (M_THP | M_MTHP))
@@ -1522,7 +1524,9 @@ static bool must_touch(const struct row *row)
 
 	if (row->mode->unpop)
 		return flags & P_PAGES;
-	/* protecting a file's PMD leaves markers: bring the pages back */
+	if (row->mode->rwp)
+		return false;
+	/* older kernels leave markers where a file's PMD was: bring the pages back */
 	return row->mem->flags & M_THP && !(row->mem->flags & M_ANON) &&
 	       !(flags & P_MAPPED_SO && !(flags & P_EARLY) &&
 		 row->path->arg == PROT_NONE);
