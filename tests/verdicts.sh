@@ -62,8 +62,18 @@ made_up() {
 		# # 1..1
 		# # ok 1 protect anon whole
 		# ok 4 uffd-wp-ranges
-		# # SUMMARY: PASS=2 SKIP=0 FAIL=2
-		# 1..4
+		# # running ./uffd-wp-snapshot
+		# # TAP version 13
+		# # 1..1
+		# # ok 1 none anon sync
+		# ok 5 uffd-wp-snapshot
+		# # running ./uffd-wp-clients
+		# # TAP version 13
+		# # 1..1
+		# # ok 1 umap anon sync
+		# ok 6 uffd-wp-clients
+		# # SUMMARY: PASS=4 SKIP=0 FAIL=2
+		# 1..6
 		not ok 1 selftests: mm: ksft_userfaultfd.sh # exit=1
 		# guest: runner exit 1
 		# guest: tainted 0
@@ -135,7 +145,7 @@ t_results_bad() {
 		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: uffd-wp-pte ksm-merge anon sync # skip no ksm
 		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: uffd-wp-pte ksm-merge anon sync # lost: no event
 		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows of uffd-wp-pte ran # 3 of 4
-		patched.ktap	/ok 4 migrate/,$d	5	patched: not tainted # tainted: no word
+		patched.ktap	/ok 4 migrate/,$d	9	patched: not tainted # tainted: no word
 		patched.ktap	s/ok 3 uffd-wp-pte$/not & # exit=139/	1	uffd-wp-pte.* exit=139
 		patched.ktap	s/ok 2 read memfd sync/not & # 64 faults/	1	patched: uffd-wp-faults read memfd sync # 64 faults
 		patched.ktap	/ok 1 read anon sync/d	1	patched: all planned rows of uffd-wp-faults ran # 1 of 2
@@ -213,7 +223,7 @@ t_results_reported() {
 # begin_guests BOOT: kernels and tests that are none, and BOOT in place of scripts/boot.
 begin_guests() {
 	local file
-	for file in kselftest/mm/{uffd-stress,uffd-wp-pte,uffd-wp-ranges,uffd-wp-faults} {unpatched,patched}/"$image"; do
+	for file in kselftest/mm/{uffd-stress,uffd-wp-pte,uffd-wp-ranges,uffd-wp-snapshot,uffd-wp-clients,uffd-wp-faults} {unpatched,patched}/"$image"; do
 		mkdir -p "$out/${file%/*}"
 		echo one > "$out/$file"
 	done

@@ -1199,6 +1199,9 @@ static void run_once(struct row *row)
 	bool late = flags & S_LATE ||
 		    (row->mem->flags & M_MTHP && is_anon(row->mem));
 
+	/* rseq must not be told of another CPU while faults are counted */
+	if (nr_nodes)
+		pin_to(0);
 	look_at(getpid());
 	create(row);
 	if (!late)
@@ -1233,9 +1236,6 @@ static __noreturn void run_row(const struct scenario *scenario,
 	pthread_t thread;
 
 	alarm(ROW_SECONDS);
-	/* rseq must not be told of another CPU while faults are counted */
-	if (nr_nodes)
-		pin_to(0);
 	if (scenario->flags & S_NODES && nr_nodes < 2)
 		skip("needs two nodes with memory and a CPU");
 	scratch = mmap(NULL, huge_size, PROT_READ | PROT_WRITE,
