@@ -119,7 +119,7 @@ t_demo_guest() {
 begin_demo() {
 	mkdir -p "$out"/{unpatched,patched}/"${image%/*}" "$out/rows"
 	touch "$out"/{unpatched,patched}/"$image"
-	printf 'title=made-up\n' > "$out/origin"
+	printf 'release=%s.4\ntitle=made-up\n' "$BASE" > "$out/origin"
 	# shellcheck disable=SC2016 # of the stub
 	printf '#!/bin/sh\necho "$2" > "$1"\n' > scripts/rootfs
 	cat > scripts/boot <<- 'END'
