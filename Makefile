@@ -58,6 +58,9 @@ mutants: kernels ## takes each protection away again: do the tests notice? ONLY=
 bench: kernels ## what it costs, before and after: faults and instructions a page
 	@$s/bench
 
+demo: kernels ## QEMU's background snapshots on both kernels, with KSM: are they of one moment?
+	@$s/demo
+
 refresh: ## take the commits of build/<base>/linux home, into patches/ and the new files
 	@$s/refresh
 
@@ -67,4 +70,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels run shell test check figures mutants bench refresh series clean
+.PHONY: all help tools tree kernels run shell test check figures mutants bench demo refresh series clean
