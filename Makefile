@@ -4,10 +4,11 @@
 BASE ?= 7.3
 KDIR ?=
 ONLY ?=
+ROW ?=
 ROWS ?=
 CMD ?=
 KERNEL ?=
-export BASE KDIR ONLY ROWS CMD KERNEL
+export BASE KDIR ONLY ROW ROWS CMD KERNEL
 # What each program uses of the caller's make flags is its own business.
 unexport MAKEFLAGS
 s := scripts
@@ -61,6 +62,9 @@ bench: kernels ## what it costs, before and after: faults and instructions a pag
 demo: kernels ## QEMU's background snapshots on both kernels, with KSM: are they of one moment?
 	@$s/demo
 
+profile: kernels ## where the instructions of a row of it go, function by function; ROW="read_in memfd"
+	@$s/profile
+
 refresh: ## take the commits of build/<base>/linux home, into patches/ and the new files
 	@$s/refresh
 
@@ -70,4 +74,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels run shell test check figures mutants bench demo refresh series clean
+.PHONY: all help tools tree kernels run shell test check figures mutants bench profile demo refresh series clean
