@@ -421,16 +421,29 @@ static void have_it_alone(void)
 	set_priority(1);
 }
 
-static int go[2];
+static int go[2], came[2];
+
+static void say(int *to)
+{
+	if (write(to[1], "", 1) != 1)
+		give_up("pipe: %s", strerror(errno));
+}
+
+static void wait_for(int *from)
+{
+	char byte;
+
+	if (read(from[0], &byte, 1) != 1)
+		give_up("pipe: %s", strerror(errno));
+}
 
 static void *writer(void *row)
 {
-	char word;
-
-	if (read(go[0], &word, 1) != 1)
-		return NULL;
+	say(came);
+	wait_for(go);
 	write_all(row);
-	return row;
+	say(came);
+	return NULL;
 }
 
 /* protect, write, event, resolve: the pages one after the other */
@@ -443,14 +456,15 @@ static void event_cycle(struct row *row)
 	if (!row->registered)
 		give_up("-");
 	populate(row);
-	if (pipe(go) || pthread_create(&thread, NULL, writer, row))
+	if (pipe(go) || pipe(came) || pthread_create(&thread, NULL, writer, row))
 		give_up("no thread");
+	/* A thread that starts or ends takes faults that are not the row's. */
+	wait_for(came);
 	/* Each event is read at once, each page written when it is resolved. */
 	set_priority(2);
 	start();
 	protect(row, 0, row->len, true);
-	if (write(go[1], "", 1) != 1)
-		give_up("pipe: %s", strerror(errno));
+	say(go);
 	for (i = 0; i < row->nr; i++) {
 		if (read(row->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
 		    msg.event != UFFD_EVENT_PAGEFAULT)
@@ -458,8 +472,9 @@ static void event_cycle(struct row *row)
 		protect(row, (msg.arg.pagefault.address & ~(row->stride - 1)) -
 			     (uintptr_t)row->addr, row->stride, false);
 	}
-	pthread_join(thread, NULL);
+	wait_for(came);
 	stop(row->nr);
+	pthread_join(thread, NULL);
 }
 
 /*
