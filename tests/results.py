@@ -309,6 +309,8 @@ costs: what | before = faults unpatched | after = faults patched | rows = rows
     def test_missing(self):
         (self.house.results / "patched.ktap").unlink()
         self.assertRegex("\n".join(self.said(False)), "not ok - README.md: rows # there is no .*patched.ktap; run make first")
+        self.assertRegex("\n".join(self.said(False, check=False)), "figures: README.md: rows: there is no .*patched.ktap; run make first")
+        self.assertEqual((self.top / "README.md").read_text(), self.README)
 
 
 if __name__ == "__main__":

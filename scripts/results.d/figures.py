@@ -182,7 +182,7 @@ def figures(house, check):
         if check:
             print(f"{word} - {name}{' # ' * bool(why)}{why}")
         elif why:
-            print(f"figures: {name}: {why.removeprefix('SKIP ')}")
+            print(f"figures: {name}: {str(why).removeprefix('SKIP ')}")
 
     for file in measures.texts():
         path = file.relative_to(house.top)
