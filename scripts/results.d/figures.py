@@ -99,7 +99,7 @@ class Figures:
             return str(len(self.patches(*args)))
         if what == "unshown":
             shown = (house.series / "expected-failures").read_text().splitlines()
-            return str(sum(subject not in shown for subject in self.patches(kernel=True)))
+            return "; ".join(f"`{subject}`" for subject in self.patches(kernel=True) if subject not in shown) or "none"
         if what == "origin":
             return house.origin(args[0])
         if what == "bench":
