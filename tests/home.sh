@@ -268,6 +268,27 @@ t_maintainers_entry() {
 	expect_fail "MAINTAINERS has no entry '.* NONE'; name another" make tree
 }
 
+# As CONTRIBUTING.md has it: a new base begins with no patch, and gets those of another one.
+t_new_base() {
+	expect_ok make tree
+	cp "kernels/$BASE.base" kernels/7.99.base
+	mkdir patches/7.99
+	touch patches/7.99/{series,expected-failures}
+	expect_ok make tree BASE=7.99
+	[ "$(git -C "$BUILD/7.99/linux" rev-parse HEAD)" = "$(git -C "$BUILD/7.99/linux" rev-parse base)" ] || wrong "is not the plain base"
+	(
+		cd "$BUILD/7.99/linux"
+		git fetch -q "../../$BASE/linux" series "refs/tags/base:refs/tags/base-$BASE"
+		GIT_COMMITTER_NAME=x GIT_COMMITTER_EMAIL=x@localhost.invalid git cherry-pick "base-$BASE..FETCH_HEAD" > /dev/null
+	)
+	expect_ok make refresh BASE=7.99
+	sed 1d "patches/$BASE/series" > "$CASE/series"
+	sed 1d patches/7.99/series | diff "$CASE/series" - > "$CASE/why"
+	[ -z "$(git status --porcelain -- tools Documentation MAINTAINERS "patches/$BASE")" ] || wrong "the new base changes the old one"
+	BASE=7.99 scripts/results figures --check > "$CASE/said"
+	grep -q '^ok - none # SKIP there is no patches/7.99/figures' "$CASE/said"
+}
+
 # --- the mails
 
 t_series_without_identity() {

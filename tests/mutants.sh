@@ -18,9 +18,10 @@ mutant() {
 }
 
 begin_mutants() {
+	local program
 	expect_ok make kernels
 	rm -f mutants/*
-	touch "$out/kselftest/mm"/uffd-wp-{pte,ranges,faults}
+	for program in $OWN; do touch "$out/kselftest/mm/$program"; done
 	# shellcheck disable=SC2016 # of the stub
 	printf '#!/bin/sh\necho "$2" > "$1"\n' > scripts/rootfs
 	cat > scripts/boot <<- 'END'

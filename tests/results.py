@@ -74,6 +74,17 @@ class Ktap(unittest.TestCase):
         self.assertIn(Row("suite", "fail", "uffd-wp-pte", "exit=139"), recorded("early").rows)
         self.assertIn(Row("uffd-wp-ranges", "ok", "protect anon whole", ""), recorded("torn-middle").rows)
 
+    def test_real(self):
+        # As make run has it, of the unpatched kernel.
+        real = recorded("rows")
+        self.assertEqual(real.plan, {"uffd-wp-pte": 15, "uffd-wp-ranges": 3, "uffd-wp-faults": 85})
+        self.assertEqual({program: sum(row.verdict == "fail" for row in real.of(program)) for program in real.plan},
+                         {"uffd-wp-pte": 11, "uffd-wp-ranges": 3, "uffd-wp-faults": 46})
+        self.assertEqual(len(real.faults), 85)
+        self.assertEqual(real.faults["first_write shmem-mthp sync"], (0.062, 1.0))
+        self.assertEqual(real.begun, ("uffd-wp-faults", "async_untouched file async"))
+        self.assertEqual(real.of("suite")[0], Row("suite", "fail", "uffd-wp-pte", "exit=1"))
+
     def test_missing(self):
         with self.assertRaisesRegex(Bad, "there is no .*run make first"):
             recorded("none")
@@ -298,6 +309,8 @@ costs: what | before = faults unpatched | after = faults patched | rows = rows
     def test_missing(self):
         (self.house.results / "patched.ktap").unlink()
         self.assertRegex("\n".join(self.said(False)), "not ok - README.md: rows # there is no .*patched.ktap; run make first")
+        self.assertRegex("\n".join(self.said(False, check=False)), "figures: README.md: rows: there is no .*patched.ktap; run make first")
+        self.assertEqual((self.top / "README.md").read_text(), self.README)
 
 
 if __name__ == "__main__":

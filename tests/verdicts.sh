@@ -223,10 +223,14 @@ t_results_reported() {
 # begin_guests BOOT: kernels and tests that are none, and BOOT in place of scripts/boot.
 begin_guests() {
 	local file
-	for file in kselftest/mm/{uffd-stress,uffd-wp-pte,uffd-wp-ranges,uffd-wp-snapshot,uffd-wp-clients,uffd-wp-faults} {unpatched,patched}/"$image"; do
-		mkdir -p "$out/${file%/*}"
+	mkdir -p "$out"/{kselftest/mm,{unpatched,patched}/"${image%/*}"}
+	for file in kselftest/mm/uffd-stress {unpatched,patched}/"$image"; do
 		echo one > "$out/$file"
 	done
+	for file in $OWN; do
+		echo one > "$out/kselftest/mm/$file"
+	done
+	export OWN
 	mkdir -p "$out/results"
 	echo mm:ksft_userfaultfd.sh > "$out/kselftest/kselftest-list.txt"
 	# shellcheck disable=SC2016 # of the stub
@@ -244,29 +248,43 @@ boots_now() {
 
 # What has run for the same kernel, guest and programs is not run again.
 t_guests_once() {
+	local program row
 	# shellcheck disable=SC2016 # of the stub
-	begin_guests 'for p in uffd-stress uffd-wp-pte uffd-wp-faults; do
-		case "$3" in *-changed) [ $p = uffd-wp-pte ] || continue; echo "# guest: tainted 512" ;; esac
+	begin_guests 'for p in uffd-stress $OWN; do
+		case "$3" in *-changed) grep -q "running ./$p" "$CASE/command" || continue ;; esac
 		row=${3##*/}; [ $p != uffd-stress ] || row=row
-		printf "# # running ./%s\n# # 1..1\n# # ok 1 %s\n# ok 1 %s\n" "$p" "$row" "$p"
-	done > "$3.ktap"; echo "# guest: tainted 0" >> "$3.ktap"'
+		not=; if [ "${3##*/} $p" = "$(cat "$CASE/fails")" ]; then not="not "; fi
+		printf "# # running ./%s\n# # 1..1\n# # %sok 1 %s\n# ok 1 %s\n" "$p" "$not" "$row" "$p"
+	done > "$3.ktap"; echo "# guest: tainted $(cat "$CASE/taint")" >> "$3.ktap"'
+	echo 0 | tee "$CASE/taint" > "$CASE/fails"
 	boots_now unpatched patched
 	boots_now
 	# A program of the series is run alone, and takes the place of the old one.
 	echo two > "$out/kselftest/mm/uffd-wp-pte"
 	boots_now unpatched-changed patched-changed
-	[ "$(grep -c 'running ./' "$CASE/command")" = 1 ] || wrong "runs $(grep -c 'running ./' "$CASE/command") programs, not one"
+	[ "$(grep -o 'running ./[a-z-]*' "$CASE/command")" = "running ./uffd-wp-pte" ] || wrong "runs $(cat "$CASE/command")"
 	scripts/results rows "$out/results/patched.ktap" | sort > "$CASE/rows"
-	diff "$CASE/rows" - <<- 'END' > "$CASE/why" || wrong "is merged to $(paste -sd'|' "$CASE/rows")"
-		suite	ok	uffd-stress	
-		suite	ok	uffd-wp-faults	
-		suite	ok	uffd-wp-pte	
-		uffd-stress	ok	row	
-		uffd-wp-faults	ok	patched	
-		uffd-wp-pte	ok	patched-changed	
-	END
-	# Tainted once is tainted.
-	[ "$(grep -c 'tainted 512' "$out/results/patched.ktap")" = 1 ] || wrong "forgets what the second guest says"
+	for program in uffd-stress $OWN; do
+		printf 'suite\tok\t%s\t\n' "$program"
+		case $program in uffd-stress) row=row ;; uffd-wp-pte) row=patched-changed ;; *) row=patched ;; esac
+		printf '%s\tok\t%s\t\n' "$program" "$row"
+	done | sort | diff "$CASE/rows" - > "$CASE/why" || wrong "is merged to $(paste -sd'|' "$CASE/rows")"
+	boots_now
+	# What fails on the patched kernel is asked again, alone; what its log says, as a whole.
+	echo three > "$out/kselftest/mm/uffd-wp-pte"
+	echo "patched-changed uffd-wp-pte" > "$CASE/fails"
+	boots_now unpatched-changed patched-changed
+	boots_now patched-changed
+	echo 0 > "$CASE/fails"
+	boots_now patched-changed
+	boots_now
+	echo four > "$out/kselftest/mm/uffd-wp-pte"
+	echo 512 > "$CASE/taint"
+	boots_now unpatched-changed patched-changed
+	scripts/results good unpatched && wrong "forgets what the second guest says"
+	boots_now patched
+	echo 0 > "$CASE/taint"
+	boots_now patched
 	boots_now
 	# Upstream's, a kernel, and the guest itself are another matter.
 	echo two > "$out/kselftest/mm/uffd-stress"
@@ -292,7 +310,9 @@ t_guests_once() {
 t_guests_again() {
 	# shellcheck disable=SC2016 # of the stub
 	begin_guests 'if [ "${3##*/}" = patched ] && [ -e "$CASE/races" ]; then not="not "; fi
-		printf "# %sok 1 uffd-stress\n" "$not" > "$3.ktap"'
+		printf "# %sok 1 uffd-stress\n" "$not" > "$3.ktap"
+		printf "# # running ./%s\n# # ok 1 row\n" $OWN >> "$3.ktap"
+		echo "# guest: tainted 0" >> "$3.ktap"'
 	boots_now unpatched patched
 	touch "$CASE/races"
 	echo two > "$out/patched/$image"
@@ -308,13 +328,13 @@ t_guests_again() {
 
 # make run: what it must not take for passed.
 t_run_rows() {
-	local good said
+	local good said program
 	# shellcheck disable=SC2016 # of the stub
 	begin_guests 'cat "$CASE/ktap" > "$3.ktap"'
 	part scripts/build
 	part "$CASE/bin/make"
 	mkdir -p "$out/linux/out/kselftest/mm"
-	touch "$out/linux/out/kselftest/mm"/uffd-wp-{pte,ranges,faults}
+	for program in $OWN; do touch "$out/linux/out/kselftest/mm/$program"; done
 	repository "$out/linux"
 	expect_fail 'run: say what to run: ROWS=' scripts/run
 	ROWS="x" KERNEL=nosuch expect_fail "there is no mutant 'nosuch'; there are: " scripts/run

@@ -99,7 +99,7 @@ class Figures:
             return str(len(self.patches(*args)))
         if what == "unshown":
             shown = (house.series / "expected-failures").read_text().splitlines()
-            return str(sum(subject not in shown for subject in self.patches(kernel=True)))
+            return "; ".join(f"`{subject}`" for subject in self.patches(kernel=True) if subject not in shown) or "none"
         if what == "origin":
             return house.origin(args[0])
         if what == "bench":
@@ -182,7 +182,7 @@ def figures(house, check):
         if check:
             print(f"{word} - {name}{' # ' * bool(why)}{why}")
         elif why:
-            print(f"figures: {name}: {why.removeprefix('SKIP ')}")
+            print(f"figures: {name}: {str(why).removeprefix('SKIP ')}")
 
     for file in measures.texts():
         path = file.relative_to(house.top)
