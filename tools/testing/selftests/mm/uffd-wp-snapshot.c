@@ -308,16 +308,20 @@ static int toggle(void)
 	       mprotect(mem, len, PROT_READ | PROT_WRITE) ? 0 : NR_PAGES;
 }
 
-/* The pages that are saved last */
+/*
+ * Of the pages that are saved last. What has just been faulted in may wait in
+ * another CPU's batch for the LRU, and cannot be paged out: so others each time.
+ */
 static int swap(void)
 {
+	static int turn;
+	char *part = mem + len - (turn++ % 8 + 1) * SWAPPED * page_size;
 	long long before = vm_counter("pswpin") + vm_counter("pswpout");
 	struct sysinfo info;
 
 	if (sysinfo(&info) || !info.totalswap)
 		return -1;
-	madvise(mem + len - SWAPPED * page_size, SWAPPED * page_size,
-		MADV_PAGEOUT);
+	madvise(part, SWAPPED * page_size, MADV_PAGEOUT);
 	touch();
 	return vm_counter("pswpin") + vm_counter("pswpout") - before;
 }
@@ -350,7 +354,7 @@ static const struct disturbance {
 	{ "numa", "NUMA balancing and two nodes", numa_hint,
 	  NR_PAGES / 8, NUMAB_ON },
 	{ "mprotect", "nothing", toggle, NR_PAGES },
-	{ "swap", "swap space", swap, SWAPPED },
+	{ "swap", "swap space", swap, SWAPPED, NULL, true },
 	{ "collapse", "huge pages of at most 512 small ones", collapse,
 	  NR_PAGES / 8 },
 };
