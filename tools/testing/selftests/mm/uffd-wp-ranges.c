@@ -195,9 +195,7 @@ static int do_mprotect(struct row *row)
 
 static int do_dontneed(struct row *row)
 {
-	/* Whoever has private pages loses them. The protection is there still. */
-	if (!(row->kind->flags & K_SHARED))
-		row->old = 0;
+	/* Private pages are lost, the protection is there still. */
 	return madvise(row->addr + row->start, row->range_len,
 		       MADV_DONTNEED) ? errno : 0;
 }
@@ -1026,7 +1024,12 @@ static void run_row(struct row *row)
 		     want ? strerror(want) : "success");
 	expect(row, err);
 	for (i = 0; i < row->nr; i++) {
-		bool reported = write_reported(row, row->checked + step * i);
+		bool dropped = row->call->make == do_dontneed && !err &&
+			       !(row->kind->flags & K_SHARED) && in_range(row, i);
+		bool reported;
+
+		row->old = dropped ? 0 : 'o';
+		reported = write_reported(row, row->checked + step * i);
 
 		nr_lost += row->want[i] && !reported;
 		nr_spurious += !row->want[i] && reported;
