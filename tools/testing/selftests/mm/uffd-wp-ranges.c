@@ -29,12 +29,12 @@
 
 #define NOBODY		65534
 #define ROW_SECONDS	60
-#define RACE_MS		4000	/* at least, and as many rounds */
+#define RACE_MS		2000	/* at least, and as many rounds */
 #define RACE_ROUNDS	300
-#define HANG_MS		10000
+#define HANG_MS		5000
 #define MAX_SAMPLES	256
 #define MAX_VMAS	256	/* vm.max_map_count for the rows that get there */
-#define CGROUP		"/sys/fs/cgroup/uffd-wp-ranges"
+#define CGROUP		"/sys/fs/cgroup/uffd-wp-ranges-%s/%s"	/* call, file */
 
 #ifndef UFFD_USER_MODE_ONLY
 #define UFFD_USER_MODE_ONLY	1
@@ -264,6 +264,15 @@ static int do_close(struct row *row)
 	return 0;
 }
 
+/* Each such row has one of its own, with nothing left by others. */
+static const char *in_cgroup(const struct row *row, const char *file)
+{
+	static char path[128];
+
+	snprintf(path, sizeof(path), CGROUP, row->call->name, file);
+	return path;
+}
+
 static int memory_max_fd = -1;	/* With the cgroup full, open() fails. */
 
 static void limit_memory(const char *limit)
@@ -273,12 +282,12 @@ static void limit_memory(const char *limit)
 }
 
 /* From now on, this process gets only what the kernel has put by for it. */
-static void fill_cgroup(void)
+static void fill_cgroup(const struct row *row)
 {
 	char now[32];
 
 	snprintf(now, sizeof(now), "%ld",
-		 read_long(CGROUP "/memory.current") - 64 * 1024);
+		 read_long(in_cgroup(row, "memory.current")) - 64 * 1024);
 	limit_memory(now);
 }
 
@@ -290,7 +299,7 @@ static int do_move_no_memory(struct row *row)
 {
 	char *to = reserve(row->len + 2 * pmd_size, pmd_size) + row->unit;
 
-	fill_cgroup();
+	fill_cgroup(row);
 	to = mremap(row->addr, row->len, row->len,
 		    MREMAP_MAYMOVE | MREMAP_FIXED, to);
 	return to == MAP_FAILED ? errno : 0;
@@ -306,7 +315,7 @@ static int do_protect_no_memory(struct row *row)
 
 	if (p == MAP_FAILED || register_wp(row, (uintptr_t)p, len))
 		fail("setup: second mapping: %s", strerror(errno));
-	fill_cgroup();
+	fill_cgroup(row);
 	err = write_protect(row, (uintptr_t)p, len, true);
 	limit_memory("max");
 	if (write_protect(row, (uintptr_t)p, len, true))
@@ -390,7 +399,7 @@ static int do_scan_no_memory(struct row *row)
 	arm_async(row);
 	if (p == MAP_FAILED || register_wp(row, (uintptr_t)p, len))
 		fail("setup: second mapping: %s", strerror(errno));
-	fill_cgroup();
+	fill_cgroup(row);
 	return scan_all(row, p, len, 0);
 }
 
@@ -667,58 +676,6 @@ static int do_scan_race(struct row *row)
 	return 0;
 }
 
-/*
- * DAX
- */
-
-/* Where a filesystem is mounted with that option; opened with privileges. */
-static int open_dax(void)
-{
-	static char buf[16 << 10];
-	char dev[64], dir[64], type[32], options[256];
-	char *line = buf;
-
-	if (read_file("/proc/self/mounts", buf, sizeof(buf)) < 0)
-		return -1;
-	while (line && sscanf(line, "%63s %63s %31s %255s", dev, dir, type,
-			      options) == 4) {
-		if (strstr(options, "dax=always"))
-			return open(dir, O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-		line = strchr(line, '\n');
-		line = line ? line + 1 : NULL;
-	}
-	return -1;
-}
-
-static int dax_fd = -1;
-
-/* It is refused. If it is not, what becomes of a write to a huge page? */
-static int do_register_dax(struct row *row)
-{
-	size_t len = 2 * pmd_size;
-	char *p = reserve(len, pmd_size);
-	int err, uffd = row->uffd;
-
-	if (dax_fd < 0 || posix_fallocate(dax_fd, 0, len))
-		skip("no filesystem is mounted with dax=always");
-	if (mmap(p, len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
-		 dax_fd, 0) == MAP_FAILED)
-		fail("setup: mmap: %s", strerror(errno));
-	arm_async(row);
-	*p = 'o';
-	err = register_wp(row, (uintptr_t)p, len);
-	if (!err) {
-		if (scan_protect(p, len) < 0)
-			fail("setup: PAGEMAP_SCAN: %s", strerror(errno));
-		write_one(p);
-		if (!scan_written(p))
-			fail("lost: it is registered, and the write is not reported");
-	}
-	close(row->uffd);
-	row->uffd = uffd;
-	return err;
-}
-
 #define ALL_EINVAL	{ [R_EMPTY] = EINVAL, [R_UNALIGNED] = EINVAL,	\
 			  [R_LEN] = EINVAL, [R_PART] = E_ALIGN,		\
 			  [R_WRAPPED] = EINVAL }
@@ -729,13 +686,11 @@ static int do_register_dax(struct row *row)
 #define NO_VMAS		{ [R_WHOLE ... NR_RANGES - 1] = NONE,		\
 			  [R_ONE] = ENOMEM, [R_MIDDLE] = ENOMEM,	\
 			  [R_BEYOND] = ENOMEM }
-#define REFUSED		{ [R_WHOLE] = EINVAL, [R_ONE ... NR_RANGES - 1] = NONE }
 
 /* What a call needs beyond a range */
 enum needs {
 	N_CGROUP	= BIT(0),	/* that is full when it is made */
 	N_VMAS		= BIT(1),	/* a low vm.max_map_count */
-	N_DAX		= BIT(2),
 };
 
 static const struct call calls[] = {
@@ -767,7 +722,6 @@ static const struct call calls[] = {
 	{ "unprotect_race", do_unprotect_race, KEEPS, ONE_RANGE },
 	{ "read_race", do_read_race, ENDS, ONE_RANGE },
 	{ "scan_race", do_scan_race, ENDS, ONE_RANGE },
-	{ "register_dax", do_register_dax, ENDS, REFUSED, N_DAX },
 };
 
 /* Why there is no such row, NULL if there is one */
@@ -781,6 +735,9 @@ static const char *impossible(const struct call *call, enum range_id range,
 	if ((call->make == do_dontneed || call->make == do_read_race) &&
 	    !(kind->flags & K_FD))
 		return "the pages are gone, and their protection";
+	if (call->make == do_scan_race && kind->flags & (K_THP | K_HUGETLB) &&
+	    kind->flags & K_SHARED)
+		return "too few of them are migrated in time";
 	if (call->make == do_scan_pieces && kind->flags & K_HUGETLB)
 		return "PAGEMAP_SCAN does not report a part of a huge page";
 	if ((call->make == do_duplicate || call->make == do_dontunmap) &&
@@ -789,7 +746,7 @@ static const char *impossible(const struct call *call, enum range_id range,
 	if ((call->make == do_grow || call->make == do_shrink) &&
 	    kind->flags & K_HUGETLB)
 		return "hugetlb cannot be grown, and is too small to be shrunk";
-	if ((call->needs & (N_CGROUP | N_DAX) ||
+	if ((call->needs & N_CGROUP ||
 	     call->make == do_unprotect_race) && strcmp(kind->name, "anon"))
 		return "it brings its own memory";
 	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas) &&
@@ -991,14 +948,12 @@ static void run_row(struct row *row)
 	int i, err, want, nr_lost = 0, nr_spurious = 0;
 	size_t step;
 
-	if (row->call->needs & N_DAX)
-		dax_fd = open_dax();
 	if (row->call->needs & N_CGROUP) {
-		memory_max_fd = open(CGROUP "/memory.max", O_WRONLY);
+		memory_max_fd = open(in_cgroup(row, "memory.max"), O_WRONLY);
 		if (memory_max_fd < 0 ||
 		    !write_file("/proc/self/oom_score_adj", "-1000") ||
-		    !write_file(CGROUP "/memory.swap.max", "0") ||
-		    !write_file(CGROUP "/cgroup.procs", "0") ||
+		    !write_file(in_cgroup(row, "memory.swap.max"), "0") ||
+		    !write_file(in_cgroup(row, "cgroup.procs"), "0") ||
 		    mlockall(MCL_CURRENT))
 			fail("setup: no memory cgroup: %s", strerror(errno));
 	}
@@ -1058,6 +1013,8 @@ static void do_row(struct row *row, const char *name)
 	ksft_print_msg("row %s\n", name);
 	fflush(stdout);
 	why[0] = '\0';
+	if (row->call->needs & N_CGROUP)
+		mkdir(in_cgroup(row, ""), 0755);
 	pid = fork();
 	if (!pid)
 		run_row(row);
@@ -1070,6 +1027,8 @@ static void do_row(struct row *row, const char *name)
 		}
 		usleep(1000);
 	}
+	if (row->call->needs & N_CGROUP)
+		rmdir(in_cgroup(row, ""));
 	if (pid < 0)
 		snprintf(why, 256, "setup: fork: %s", strerror(errno));
 	else if (!why[0] && status)
@@ -1151,12 +1110,10 @@ int main(int argc, char **argv)
 		 read_long("/proc/sys/vm/nr_hugepages") + 8);
 	set_knob("/proc/sys/vm/nr_hugepages", value);
 	write_file("/sys/fs/cgroup/cgroup.subtree_control", "+memory");
-	mkdir(CGROUP, 0755);
 
 	ksft_set_plan(nr);
 	each_row(do_row);
 
-	rmdir(CGROUP);
 	restore_knobs();
 	ksft_finished();
 }
