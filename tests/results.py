@@ -144,6 +144,14 @@ class Judged(unittest.TestCase):
                 ("uffd-wp-pte ksm_merge anon sync", "mm/ksm: keep it"),
                 ("uffd-wp-pte ksm_merge anon-thp sync", "mm/ksm: keep it"))])
 
+    def test_control_races(self):
+        def races(house):
+            (house.series / "expected-failures").write_text(EXPECTED.replace("memfd sync", "memfd sync?"))
+
+        self.assertEqual(self.wrong(races), [])
+        # Another row still has to fail.
+        self.assertEqual(len(self.wrong(races, unpatched="good")), 2)
+
     def test_log(self):
         log = (HERE / "ktap" / "full-cgroup.log").read_text()
 
