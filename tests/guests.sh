@@ -8,7 +8,7 @@ guest() {
 	mkdir -p "$out/kselftest"
 	scripts/rootfs "$out/initrd" "$1"
 }
-boot() { scripts/boot "$KERNEL" "$out/initrd" "$out/results/guest"; }
+boot() { scripts/boot "$BUILT_KERNEL" "$out/initrd" "$out/results/guest"; }
 
 # Processes that have the case's folder in their command line, but its own.
 left() {
@@ -89,7 +89,7 @@ t_boot_interrupted() {
 	for signal in INT TERM; do
 		for target in -1 1; do
 			# Nothing in the background hears Ctrl-C, unless it is told to.
-			env --default-signal=INT,QUIT setsid scripts/boot "$KERNEL" "$out/initrd" "$out/results/guest" > "$CASE/said" 2>&1 &
+			env --default-signal=INT,QUIT setsid scripts/boot "$BUILT_KERNEL" "$out/initrd" "$out/results/guest" > "$CASE/said" 2>&1 &
 			GROUP=$!
 			for _ in {1..50}; do
 				if grep -q 'Linux version' "$out/results/guest.log" 2>/dev/null; then break; fi

@@ -16,7 +16,7 @@ load_arch
 # The real tree and kernel, of which the cases take what they need.
 REAL=${REAL:-$(out)}
 export REAL
-KERNEL=$REAL/unpatched/$image
+BUILT_KERNEL=$REAL/unpatched/$image
 
 make_world() {
 	[ -e "$REAL/linux/.whole" ] || die "there is no $REAL/linux to take the mini tree from; run make first"
@@ -115,7 +115,7 @@ begin() {
 	exec 2> "$CASE/stderr"
 	cp -a "$WORLD/house" "$CASE/house"
 	cd "$CASE/house"
-	unset MAKEFLAGS MFLAGS MAKELEVEL QUIET LIMIT APPEND AUTHOR GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
+	unset MAKEFLAGS MFLAGS MAKELEVEL ONLY ROW ROWS CMD KERNEL QUIET LIMIT APPEND AUTHOR GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE
 	export CASE WORLD KDIR='' BUILD=$CASE/build CACHE=$CASE/cache
 	export HOME=$CASE/home XDG_CONFIG_HOME=$CASE/home GIT_CONFIG_NOSYSTEM=1 MINI=$CASE/archive
 	# Should a case miss its stubs, it still goes nowhere.
