@@ -245,14 +245,18 @@ keeps: what | anon = holds patched anon* | shmem = holds patched (memfd|memfd-*)
 	KSM | uffd-wp-pte ksm_merge * *
 costs: what | before = faults unpatched | after = faults patched | rows = rows
 	read in, {count patched} rows | uffd-wp-faults read_in memfd sync; !uffd-wp-pte * * *
-	all modes | uffd-wp-faults read_in memfd *
+	* all modes | uffd-wp-faults read_in memfd *
+brief = brief costs
+subjects = subjects fixes
 """
     README = ("<!-- figures: rows -->4<!-- /figures --> of <!-- figures: mutants -->1<!-- /figures -->, "
               "<!-- figures: killed -->1<!-- /figures --> <!-- figures: bench -->0.00<!-- /figures --> "
               "<!-- figures: title -->title<!-- /figures -->\n\n<!-- figures: costs -->\n"
               "| what | before | after | rows |\n| --- | --- | --- | --- |\n"
               "| read in, 1 rows | 1.00 | 0.06 | `uffd-wp-faults read_in memfd sync`; not `uffd-wp-pte * * *` |\n"
-              "| all modes | 0.06–1.00 | 0.06 | `uffd-wp-faults read_in memfd *` |\n<!-- /figures -->\n")
+              "| all modes | 0.06–1.00 | 0.06 | `uffd-wp-faults read_in memfd *` |\n<!-- /figures -->\n"
+              "<!-- figures: brief -->\n| what | before | after |\n| --- | --- | --- |\n| all modes | 0.06–1.00 | 0.06 |\n<!-- /figures -->\n"
+              "<!-- figures: subjects -->\n- mm: keep it\n<!-- /figures -->\n")
     RST = ".. figures: keeps\n\n====  ====  =====\nwhat  anon  shmem\n====  ====  =====\nKSM   yes   ``-``\n====  ====  =====\n\n.. /figures\n"
 
     def setUp(self):
@@ -263,6 +267,9 @@ costs: what | before = faults unpatched | after = faults patched | rows = rows
         self.house = House(self.top / "out")
         self.house.top = self.top
         (self.house.series / "figures").write_text(self.SPEC)
+        (self.house.series / "series").write_text("fixes 1.patch\nfixes 2.patch\ncost 3.patch\n")
+        for i, (subject, file) in enumerate((("mm: keep it", "mm/mmap.c"), ("test it", "tools/a.c"), ("mm: count it", "mm/mmap.c")), 1):
+            (self.house.series / f"{i}.patch").write_text(f"Subject: [PATCH] {subject}\n---\n--- a/{file}\n")
         (self.top / "README.md").write_text(self.README)
         (self.top / "Documentation" / "a.rst").write_text(self.RST)
 
@@ -292,6 +299,9 @@ costs: what | before = faults unpatched | after = faults patched | rows = rows
                 ("README.md", "1 rows", "2 rows", "README.md: costs # read in, 1 rows, what: says read in, 2 rows, measured read in, 1 rows; make figures writes it"),
                 ("README.md", "| all modes | 0.06–1.00 | 0.06 | `uffd-wp-faults read_in memfd *` |\n", "",
                  "README.md: costs # all modes, what: says nothing, measured all modes; make figures writes it"),
+                ("README.md", "after |\n| --- | --- | --- |\n", "after |\n| --- | --- | --- |\n| read in | 1.00 | 0.06 |\n",
+                 "README.md: brief # all modes, what: says read in, measured all modes; make figures writes it"),
+                ("README.md", "keep it", "keep", "README.md: subjects # says - mm: keep, measured - mm: keep it; make figures writes it"),
                 ("Documentation/a.rst", "yes ", "no  ", "Documentation/a.rst: keeps # KSM, anon: says no, measured yes; make figures writes it"),
                 ("README.md", "figures: rows", "figures: row", "README.md: row # patches/7.3/figures has no row"),
                 ("README.md", "<!-- /figures -->\n", "", "README.md # a mark has no end"),

@@ -31,6 +31,13 @@ class Figures:
                 rows.extend([head] if m[2] == ":" else [head, fields[1:] or [""]])
             elif line.strip() and line[0] != "#":
                 rows.append(re.split(r"\s+\|\s+", line.strip()))
+        # brief: the lines of another table that are marked so, without the rows.
+        brief = {name: self.tables[rows[0][0].split()[1]] for name, rows in self.tables.items() if rows[0][0].startswith("brief ")}
+        for name, (head, *rows) in brief.items():
+            self.tables[name] = [head[:-1]] + [[row[0][2:], *row[1:]] for row in rows if row[0].startswith("* ")]
+        for rows in self.tables.values():
+            for row in rows[1:]:
+                row[0] = row[0].removeprefix("* ")
 
     def texts(self):
         return [file for glob in self.globs for file in sorted(self.house.top.glob(glob))]
@@ -97,6 +104,8 @@ class Figures:
             return str(sum(not args or "\nTest: yes\n" in patch.read_text() for patch in patches))
         if what == "patches":
             return str(len(self.patches(*args)))
+        if what == "subjects":
+            return "\n" + "".join(f"- {subject}\n" for subject in self.patches(*args, kernel=True))
         if what == "unshown":
             shown = (house.series / "expected-failures").read_text().splitlines()
             return "; ".join(f"`{subject}`" for subject in self.patches(kernel=True) if subject not in shown) or "none"
