@@ -139,7 +139,7 @@ rows() {
 }
 shows() { scripts/demo > "$CASE/said" 2>&1 || wrong "fails: $(tail -n 1 "$CASE/said")"; }
 shows_not() {
-	if scripts/demo-table "$out"/rows/{unpatched,patched} > "$CASE/said" 2>&1; then wrong "succeeds, but: $1"; fi
+	if demo/table "$out"/rows/{unpatched,patched} > "$CASE/said" 2>&1; then wrong "succeeds, but: $1"; fi
 	grep -q "^not shown: $1" "$CASE/said" || wrong "does not say '$1'"
 }
 
