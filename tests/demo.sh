@@ -146,7 +146,7 @@ shows_not() {
 t_demo_verdict() {
 	begin_demo
 	shows
-	grep -q '^| private anonymous  *| on  *| 20000, 20000  *| 9000  *| 0  *|$' "$CASE/said" || wrong "another table"
+	grep -q '^| private anonymous  *| on  *| 20,000, 20,000  *| 9,000  *| 0  *|$' "$CASE/said" || wrong "another table"
 	grep -q '<title>.*9000 before, 0 after' "$out/results/demo.svg" || wrong "another picture"
 	printf 'row\tmemfd, shared\toff\trefused by QEMU: not with this memory\n' | tee -a "$out/rows/patched" >> "$out/rows/unpatched"
 	shows

@@ -5,6 +5,7 @@ it stands between marks, which are comments there: <!-- figures: NAME --> and
 <!-- /figures --> in Markdown, ".. figures: NAME" in reST, "# figures: NAME" in a
 cover letter."""
 import re
+import shutil
 from pathlib import Path
 
 from bench import measured
@@ -111,6 +112,14 @@ class Figures:
             return "; ".join(f"`{subject}`" for subject in self.patches(kernel=True) if subject not in shown) or "none"
         if what == "origin":
             return house.origin(args[0])
+        if what == "demo":
+            if not (house.results / "demo.md").is_file():
+                raise NotMeasured("there is no results/demo.md; make demo leaves it")
+            versions, *lines = (house.results / "demo.md").read_text().splitlines()
+            table = [line for line in lines if line.startswith("|")]
+            return {"versions": versions, "table": "\n" + "".join(f"{line}\n" for line in table),
+                    # Of the first snapshot.
+                    "torn": table[2].split("|")[4].strip()}[args[0]]
         if what == "bench":
             if not (house.results / "bench.tsv").is_file():
                 raise NotMeasured("there is no results/bench.tsv; make bench leaves it")
@@ -226,6 +235,9 @@ def figures(house, check):
             Path(f"{file}.part").write_text(new)
             Path(f"{file}.part").replace(file)
             print(f"figures: {path}: written")
+    # The picture goes with the table.
+    if not check and "demo" in measures.used and (house.results / "demo.svg").is_file():
+        shutil.copy(house.results / "demo.svg", house.top / "demo/snapshot.svg")
     for name in measures.tables.keys() - measures.used:
         good = False
         say("not ok", f"{name}", "no text has it")
