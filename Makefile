@@ -8,7 +8,8 @@ ROW ?=
 ROWS ?=
 CMD ?=
 KERNEL ?=
-export BASE KDIR ONLY ROW ROWS CMD KERNEL
+STATIC ?=
+export BASE KDIR ONLY ROW ROWS CMD KERNEL STATIC
 # What each program uses of the caller's make flags is its own business.
 unexport MAKEFLAGS
 s := scripts
@@ -43,6 +44,9 @@ test: kernels ## everything that must be green
 run: tree ## some rows, or a command, in a guest: ROWS="ksm_merge anon sync" or CMD="..."; KERNEL=...
 	@$s/run
 
+here: tree ## asks the kernel that is running, without a guest; STATIC=1 leaves a file for other hosts
+	@$s/here
+
 shell: tree ## a shell in a guest
 	@$s/run shell
 
@@ -74,4 +78,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels run shell test check figures mutants bench profile demo refresh series clean
+.PHONY: all help tools tree kernels run here shell test check figures mutants bench profile demo refresh series clean
