@@ -971,13 +971,6 @@ static void split_soft_dirty(struct row *row)
 	check_soft_dirty(row, false);
 }
 
-static void migrate_soft_dirty(struct row *row)
-{
-	track_soft_dirty(row);
-	migrate(row);
-	check_soft_dirty(row, false);
-}
-
 /*
  * The tables
  */
@@ -1146,8 +1139,6 @@ static const struct scenario scenarios[] = {
 	  .run = track_soft_dirty },
 	{ .name = "soft_dirty_split", .flags = S_SOFT_DIRTY | S_DIRTY,
 	  .run = split_soft_dirty },
-	{ .name = "soft_dirty_migrate", .flags = S_SOFT_DIRTY | S_DIRTY | S_NODES,
-	  .run = migrate_soft_dirty },
 	{ .name = "soft_dirty_clean", .flags = S_SOFT_DIRTY, .run = track_soft_dirty },
 	{ .name = "soft_dirty_mprotect", .flags = S_SOFT_DIRTY | S_DIRTY,
 	  .run = track_soft_dirty, .arg = PROT_READ },
