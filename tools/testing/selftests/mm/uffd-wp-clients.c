@@ -9,60 +9,26 @@
  * moment, that the pages it takes for written are those that were written, that
  * no write has been lost.
  */
-#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
 #include <signal.h>
-#include <stdarg.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/wait.h>
-#include <linux/fs.h>
 
-#include "../kselftest.h"
-#include "uffd-wp-util.h"
+#include "uffd-wp-memory.h"
+#include "uffd-wp-path.h"
+#include "uffd-wp-row.h"
 
-#define ROW_SECONDS	60
-#define WAIT_MS		15000
 #define MAX_PAGES	1024
 #define ROUNDS		8
 
-#ifndef UFFD_USER_MODE_ONLY
-#define UFFD_USER_MODE_ONLY	1
-#endif
-
-#define KPF_KSM		BIT_ULL(21)
-
-enum memory { ANON, ANON_THP, MEMFD, SHMEM_THP, HUGETLB };
-
-static const char * const memory_names[] = {
-	[ANON]		= "anon",
-	[ANON_THP]	= "anon-thp",
-	[MEMFD]		= "memfd",
-	[SHMEM_THP]	= "shmem-thp",
-	[HUGETLB]	= "hugetlb-shared",
-};
-
-/* The memory of the row: nr pages of a size of its own */
+/* The memory of the row */
+static struct memory memory;
 static char *mem;
 static size_t page, len;
-static int nr, uffd = -1;
-
-static char *why;	/* Shared with the parent */
-
-/* The process of a row ends here. */
-static __noreturn __printf(2, 3) void end(int status, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, 256, fmt, args);
-	va_end(args);
-	_exit(status);
-}
-
-#define fail(...)	end(KSFT_FAIL, __VA_ARGS__)
-#define skip(...)	end(KSFT_SKIP, __VA_ARGS__)
+static int nr, uffd;
 
 /* Each page has words of its own, by the writer. */
 static uint64_t *word(int i, int writer)
@@ -100,51 +66,20 @@ static bool chosen(int i, int round, int set, int of)
 	return (hash >> 12) % of == (uint32_t)set;
 }
 
-static pthread_t start(void *(*fn)(void *), void *arg)
-{
-	pthread_t thread;
-
-	if (pthread_create(&thread, NULL, fn, arg))
-		fail("setup: pthread_create");
-	return thread;
-}
-
 /*
  * The calls
  */
 
-static void open_uffd(uint64_t features, int flags)
+static void open_and_register(uint64_t features, int flags, uint64_t mode)
 {
-	struct uffdio_api api = { .api = UFFD_API, .features = features };
-
-	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK | flags);
-	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		skip("userfaultfd: %s", strerror(errno));
-}
-
-static void enlist(uint64_t mode)
-{
-	struct uffdio_register reg = {
-		.range = { .start = (uintptr_t)mem, .len = len },
-		.mode = mode,
-	};
-
-	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
-		fail("UFFDIO_REGISTER: %s", strerror(errno));
+	uffd = open_uffd(features, flags);
+	fail_if(register_range(uffd, mem, len, mode), "UFFDIO_REGISTER");
 }
 
 static void protect(int first, int count, bool on)
 {
-	struct uffdio_writeprotect wp = {
-		.range = {
-			.start = (uintptr_t)mem + first * page,
-			.len = count * page,
-		},
-		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	if (ioctl(uffd, UFFDIO_WRITEPROTECT, &wp))
-		fail("UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	fail_if(protect_range(uffd, mem + first * page, count * page, on),
+		"UFFDIO_WRITEPROTECT");
 }
 
 /* Puts content where there is none, and wakes who waits for it. */
@@ -162,8 +97,7 @@ static void fill(int i, const char *content, bool protected)
 	if (!ioctl(uffd, UFFDIO_COPY, &copy))
 		return;
 	/* Two threads may wait for the same page. */
-	if (errno != EEXIST || ioctl(uffd, UFFDIO_WAKE, &range))
-		fail("UFFDIO_COPY: %s", strerror(errno));
+	fail_if(errno != EEXIST || ioctl(uffd, UFFDIO_WAKE, &range), "UFFDIO_COPY");
 }
 
 /* The page of the next event and its flags; -1 if there is none in @ms. */
@@ -184,24 +118,16 @@ static int next_event(int ms, uint64_t *flags)
 static void scan(int pagemap, bool *written)
 {
 	struct page_region region[16];
-	struct pm_scan_arg arg = {
-		.size = sizeof(arg),
-		.flags = PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
-		.start = (uintptr_t)mem,
-		.end = (uintptr_t)mem + len,
-		.vec = (uintptr_t)region,
-		.vec_len = ARRAY_SIZE(region),
-		.category_mask = PAGE_IS_WRITTEN,
-		.return_mask = PAGE_IS_WRITTEN,
-	};
+	struct pm_scan_arg arg =
+		scan_arg(mem, len, PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC,
+			 region, ARRAY_SIZE(region));
 	uint64_t at;
 	int n, count;
 
 	memset(written, 0, MAX_PAGES);
 	do {
 		count = ioctl(pagemap, PAGEMAP_SCAN, &arg);
-		if (count < 0)
-			fail("PAGEMAP_SCAN: %s", strerror(errno));
+		fail_if(count < 0, "PAGEMAP_SCAN");
 		for (n = 0; n < count; n++)
 			for (at = region[n].start; at < region[n].end; at += page)
 				written[(at - (uintptr_t)mem) / page] = true;
@@ -239,22 +165,6 @@ static void *vcpu(void *unused)
 	return NULL;
 }
 
-static void await_merge(void)
-{
-	uint64_t until = now_ms() + WAIT_MS;
-	int i, merged;
-
-	if (!write_file(KSM "run", "1"))
-		skip("no KSM: %s", strerror(errno));
-	do {
-		usleep(1000);
-		for (i = 0, merged = 0; i < nr; i++)
-			merged += !!(page_flags(pfn_of(mem + i * page)) & KPF_KSM);
-		if (now_ms() > until)
-			skip("KSM merged %d of %d pages in %d ms", merged, nr, WAIT_MS);
-	} while (merged < nr / 4);
-}
-
 static void qemu(void)
 {
 	int i, lost = 0, events[MAX_PAGES] = {};
@@ -269,12 +179,11 @@ static void qemu(void)
 		else
 			get(i, 0);
 	}
-	open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 0);
-	enlist(UFFDIO_REGISTER_MODE_WP);
+	open_and_register(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 0, UFFDIO_REGISTER_MODE_WP);
 	protect(0, nr, true);
-	await_merge();
+	ksm_merge(&memory, nr / 4, false);
 
-	thread = start(vcpu, NULL);
+	thread = start_thread(vcpu, NULL);
 	while (pthread_tryjoin_np(thread, NULL)) {
 		i = next_event(1, &flags);
 		if (i < 0)
@@ -353,13 +262,12 @@ static void bdwgc(void)
 		fail("setup: not three VMAs");
 	for (i = 0; i < nr; i++)
 		put(i, 0, 0);
-	open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 0);
-	enlist(UFFDIO_REGISTER_MODE_WP);
+	open_and_register(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 0, UFFDIO_REGISTER_MODE_WP);
 	protect(0, nr, true);
-	handler = start(gc_handler, NULL);
+	handler = start_thread(gc_handler, NULL);
 	for (cycle = 1; cycle <= ROUNDS; cycle++) {
 		for (i = 0; i < 2; i++)
-			mutators[i] = start(mutator, (void *)(intptr_t)i);
+			mutators[i] = start_thread(mutator, (void *)(intptr_t)i);
 		for (i = 0; i < 2; i++)
 			pthread_join(mutators[i], NULL);
 		for (i = 0; i < nr; i++)
@@ -391,16 +299,14 @@ static void wine(void)
 
 	if (mprotect(mem, len, PROT_NONE) || madvise(mem, len, MADV_NOHUGEPAGE))
 		fail("setup: %s", strerror(errno));
-	open_uffd(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
-		  UFFD_USER_MODE_ONLY);
-	enlist(UFFDIO_REGISTER_MODE_WP);
+	open_and_register(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_UNPOPULATED,
+			  UFFD_USER_MODE_ONLY, UFFDIO_REGISTER_MODE_WP);
 	protect(0, nr, true);
 	for (round = 0; round < ROUNDS; round++) {
 		/* commit, and have the program change the protection as well */
-		if (mprotect(mem + round * part, part, PROT_READ | PROT_WRITE) ||
-		    mprotect(mem, part, PROT_READ) ||
-		    mprotect(mem, part, PROT_READ | PROT_WRITE))
-			fail("setup: mprotect: %s", strerror(errno));
+		fail_if(mprotect(mem + round * part, part, PROT_READ | PROT_WRITE) ||
+			mprotect(mem, part, PROT_READ) ||
+			mprotect(mem, part, PROT_READ | PROT_WRITE), "mprotect");
 		for (i = 0; i < (int)((round + 1) * part / page); i++) {
 			want[i] = chosen(i, round, 0, 3);
 			if (!want[i])
@@ -437,8 +343,8 @@ static void write_from_mm(int mm, int round)
 
 static void watch_mm(void)
 {
-	open_uffd(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM, 0);
-	enlist(UFFDIO_REGISTER_MODE_WP);
+	open_and_register(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM, 0,
+			  UFFDIO_REGISTER_MODE_WP);
 }
 
 static void stub(int mm, int in, int out)
@@ -450,7 +356,7 @@ static void stub(int mm, int in, int out)
 	do {
 		write_from_mm(mm, round);
 	} while (write(out, &round, 1) == 1 && read(in, &round, 1) == 1);
-	_exit(KSFT_PASS);
+	_exit(0);
 }
 
 static void gvisor(void)
@@ -461,13 +367,10 @@ static void gvisor(void)
 
 	for (i = 0; i < nr; i++)
 		put(i, 0, 1);
-	if (page * nr == pmd_size &&
-	    smaps_bytes(mem, len, "ShmemPmdMapped") != len)
-		skip("no huge page of shmem");
+	prove_mapping(&memory);
 	pagemap[0] = pagemap_fd;
 	for (mm = 1; mm < NR_MMS; mm++) {
-		if (pipe(to[mm]) || pipe(back[mm]))
-			fail("setup: pipe: %s", strerror(errno));
+		fail_if(pipe(to[mm]) || pipe(back[mm]), "pipe");
 		pid = fork();
 		if (!pid) {
 			close(back[mm][0]);
@@ -487,7 +390,7 @@ static void gvisor(void)
 			/* A process that has failed has said why. */
 			if (mm && ((round && write(to[mm][1], &round, 1) != 1) ||
 				   read(back[mm][0], path, 1) != 1))
-				_exit(KSFT_FAIL);
+				_exit(1);
 			scan(pagemap[mm], dirty);
 			for (i = 0; i < nr; i++) {
 				want[i] = chosen(i, round, mm, 4);
@@ -562,12 +465,12 @@ static void e2b(void)
 	pthread_t server;
 	int i;
 
-	open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-		  UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MISSING_SHMEM, 0);
-	enlist(UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
-	server = start(page_server, NULL);
+	open_and_register(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+			  UFFD_FEATURE_MISSING_HUGETLBFS | UFFD_FEATURE_MISSING_SHMEM, 0,
+			  UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+	server = start_thread(page_server, NULL);
 	for (cycle = 1; cycle <= ROUNDS; cycle++) {
-		pthread_join(start(guest, NULL), NULL);
+		pthread_join(start_thread(guest, NULL), NULL);
 		for (i = 0; i < nr; i++) {
 			entry = pagemap_entry(mem + i * page);
 			want[i] = access_of(i) & WRITE;
@@ -637,8 +540,7 @@ static void *pager(void *unused)
 			held[n] = i;
 			present[i] = true;
 		}
-		if (pread(store, content, page, i * page) != (ssize_t)page)
-			fail("setup: pread: %s", strerror(errno));
+		fail_if(pread(store, content, page, i * page) != (ssize_t)page, "pread");
 		fill(i, content, true);
 	}
 	for (n = 0; n < count; n++)
@@ -666,21 +568,19 @@ static void umap(void)
 	int i, w, lost = 0;
 
 	store = memfd_create("uffd-wp-clients", MFD_CLOEXEC);
-	if (store < 0 || ftruncate(store, len))
-		fail("setup: memfd: %s", strerror(errno));
-	open_uffd(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 0);
-	enlist(UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
-	server = start(pager, NULL);
+	fail_if(store < 0 || ftruncate(store, len), "memfd");
+	open_and_register(UFFD_FEATURE_PAGEFAULT_FLAG_WP, 0,
+			  UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP);
+	server = start_thread(pager, NULL);
 	for (w = 0; w < NR_WORKERS; w++)
-		workers[w] = start(worker, (void *)(intptr_t)w);
+		workers[w] = start_thread(worker, (void *)(intptr_t)w);
 	for (w = 0; w < NR_WORKERS; w++)
 		pthread_join(workers[w], NULL);
 	__atomic_store_n(&stop, true, __ATOMIC_RELAXED);
 	pthread_join(server, NULL);
 	for (w = 0; w < NR_WORKERS; w++)
 		for (i = 0; i < nr; i++) {
-			if (pread(store, &got, 8, i * page + w * 8) != 8)
-				fail("setup: pread: %s", strerror(errno));
+			fail_if(pread(store, &got, 8, i * page + w * 8) != 8, "pread");
 			lost += written[w][i] - got;
 		}
 	if (lost)
@@ -694,143 +594,56 @@ static void umap(void)
 
 static const struct client {
 	const char *name;
-	enum memory memory;
-	const char *mode;
+	const char *memory;
 	void (*run)(void);
 } clients[] = {
-	{ "qemu", ANON, "sync", qemu },
-	{ "qemu", ANON_THP, "sync", qemu },
-	{ "bdwgc", ANON, "sync", bdwgc },
-	{ "wine", ANON, "async", wine },
-	{ "gvisor", MEMFD, "async", gvisor },
-	{ "gvisor", SHMEM_THP, "async", gvisor },
-	{ "e2b", MEMFD, "sync", e2b },
-	{ "e2b", HUGETLB, "sync", e2b },
-	{ "umap", ANON, "sync", umap },
+	{ "qemu anon sync", "anon", qemu },
+	{ "qemu anon-thp sync", "anon-thp", qemu },
+	{ "bdwgc anon sync", "anon", bdwgc },
+	{ "wine anon async", "anon", wine },
+	{ "gvisor memfd async", "memfd", gvisor },
+	{ "gvisor shmem-thp async", "shmem-thp", gvisor },
+	{ "e2b memfd sync", "memfd", e2b },
+	{ "e2b hugetlb-shared sync", "hugetlb-shared", e2b },
+	{ "umap anon sync", "anon", umap },
 };
 
-static void map_memory(enum memory memory)
+static void run_row(const struct row_id *id)
 {
-	bool thp = memory == ANON_THP || memory == SHMEM_THP;
-	size_t align = memory == HUGETLB ? huge_size : pmd_size;
-	int fd = -1;
+	const struct client *client = id->of[0];
 
-	page = memory == HUGETLB ? huge_size : page_size;
-	nr = memory == HUGETLB ? 8 : thp ? pmd_size / page_size : 192;
-	len = nr * page;
+	memory.kind = kind_named(client->memory);
+	memory.len = memory.kind->flags & M_HUGETLB ? 8 * huge_size :
+		     memory.kind->flags & M_THP ? pmd_size : 192 * page_size;
+	look_at(getpid());
+	map_memory(&memory, PROT_READ | PROT_WRITE);
+	mem = memory.addr;
+	page = memory.page;
+	len = memory.len;
+	nr = memory.nr;
 	if (nr > MAX_PAGES)
 		skip("huge pages are too large here");
-	if (memory != ANON && memory != ANON_THP) {
-		fd = memfd_create("uffd-wp-clients",
-				  memory == HUGETLB ? MFD_HUGETLB : 0);
-		if (fd < 0 || ftruncate(fd, len))
-			skip("no memfd: %s", strerror(errno));
-	}
-	mem = mmap(NULL, len + 2 * align, PROT_NONE,
-		   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (mem == MAP_FAILED)
-		fail("setup: mmap: %s", strerror(errno));
-	mem = (char *)(((uintptr_t)mem + align - 1) & ~(align - 1));
-	if (mmap(mem, len, PROT_READ | PROT_WRITE, MAP_FIXED |
-		 (fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED), fd, 0) ==
-	    MAP_FAILED)
-		skip("mmap: %s", strerror(errno));
-	if (thp && madvise(mem, len, MADV_HUGEPAGE))
-		skip("no huge pages: %s", strerror(errno));
-}
-
-static void run_row(const struct client *client)
-{
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	alarm(ROW_SECONDS);
-	pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (pagemap_fd < 0)
-		skip("no /proc/self/pagemap: %s", strerror(errno));
-	map_memory(client->memory);
+	step("calls");
 	client->run();
-	end(KSFT_PASS, "right");
 }
 
-static void do_row(const struct client *client, const char *name)
+static void set_knobs(const struct row_id *id)
 {
-	int status;
-	pid_t pid;
+	const struct client *client = id->of[0];
 
-	/* a kernel that dies of it cannot tell afterwards */
-	ksft_print_msg("row %s\n", name);
-	fflush(stdout);
-	snprintf(why, 256, "hang: died, or not finished in %d s", ROW_SECONDS);
-	pid = fork();
-	if (!pid)
-		run_row(client);
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
-	write_file(KSM "run", "0");
-
-	if (WIFEXITED(status) && WEXITSTATUS(status) == KSFT_PASS)
-		ksft_test_result_pass("%s\n", name);
-	else if (WIFEXITED(status) && WEXITSTATUS(status) == KSFT_SKIP)
-		ksft_test_result_skip("%s # %s\n", name, why);
-	else
-		ksft_test_result_fail("%s # %s\n", name, why);
+	set_memory_knobs(kind_named(client->memory));
+	set_ksm_knobs(false);
 }
 
-static unsigned int each_row(const char *selection, bool run)
-{
-	unsigned int c, count = 0;
-	char name[64];
-
-	for (c = 0; c < ARRAY_SIZE(clients); c++) {
-		snprintf(name, sizeof(name), "%s %s %s", clients[c].name,
-			 memory_names[clients[c].memory], clients[c].mode);
-		if (selection && !strstr(name, selection))
-			continue;
-		count++;
-		if (run)
-			do_row(&clients[c], name);
-	}
-	return count;
-}
-
-static void set_knobs(void)
-{
-	char value[32];
-
-	set_knob(THP "enabled", "madvise");
-	set_knob(THP "shmem_enabled", "advise");
-	set_knob(KSM "run", "0");
-	set_knob(KSM "advisor_mode", "none");
-	set_knob(KSM "smart_scan", "0");
-	set_knob(KSM "sleep_millisecs", "0");
-	set_knob(KSM "pages_to_scan", "5000");
-	snprintf(value, sizeof(value), "%ld",
-		 read_long("/proc/sys/vm/nr_hugepages") + 8);
-	set_knob("/proc/sys/vm/nr_hugepages", value);
-}
+static const struct test test = {
+	.tables = { TABLE(clients) },
+	.seconds = 60,
+	.setup = find_machine,
+	.set_knobs = set_knobs,
+	.run = run_row,
+};
 
 int main(int argc, char **argv)
 {
-	const char *selection = argc > 1 ? argv[1] : NULL;
-	unsigned int count = each_row(selection, false);
-
-	if (!count) {
-		fprintf(stderr, "%s: there is no row \"%s\"\n", argv[0], selection);
-		return 2;
-	}
-	ksft_print_header();
-	if (geteuid())
-		ksft_exit_skip("needs root, for the knobs and /proc/kpageflags\n");
-	find_sizes();
-	kpageflags_fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	why = mmap(NULL, 256, PROT_READ | PROT_WRITE,
-		   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (kpageflags_fd < 0 || why == MAP_FAILED)
-		ksft_exit_skip("needs /proc/kpageflags\n");
-	set_knobs();
-
-	ksft_set_plan(count);
-	each_row(selection, true);
-
-	restore_knobs();
-	ksft_finished();
+	return run_test(&test, argc, argv);
 }

@@ -23,66 +23,28 @@
  *
  * A row that cannot prove that what its name says has happened is a SKIP.
  */
-#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
-#include <pthread.h>
-#include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stddef.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/uio.h>
-#include <sys/vfs.h>
 #include <sys/wait.h>
-#include <linux/magic.h>
 
-#include "../kselftest.h"
-#include "uffd-wp-util.h"
+#include "uffd-wp-memory.h"
+#include "uffd-wp-path.h"
+#include "uffd-wp-row.h"
 
-#ifndef UFFDIO_CONTINUE_MODE_WP
-#define UFFDIO_CONTINUE_MODE_WP	BIT_ULL(1)
-#endif
-
-#ifndef UFFD_FEATURE_RWP_ASYNC
-#define UFFD_FEATURE_RWP_ASYNC	BIT(18)
-#endif
-
-#define ROW_SECONDS	20
 #define EVENT_MS	5000
 #define SMALL_PAGES	64
 #define HUGE_PAGES	4
-#define PM_SOFT_DIRTY	BIT_ULL(55)
 
 #define FAIL_PAGE	"/sys/kernel/debug/fail_page_alloc/"
-#define MTHP_SIZE	(64UL << 10)
-#define MTHP		THP "hugepages-64kB"
-
-/* Kinds of memory */
-enum {
-	M_PRIVATE	= 1 << 0,
-	M_MEMFD		= 1 << 1,
-	M_TMPFS		= 1 << 2,
-	M_FS		= 1 << 3,	/* wants to see the first write */
-	M_THP		= 1 << 4,
-	M_MTHP		= 1 << 5,	/* large folios, mapped by PTEs */
-	M_HUGETLB	= 1 << 6,
-	M_LARGE		= M_THP | M_MTHP,
-};
-
-struct memory {
-	const char *name;
-	unsigned int flags;
-};
-
-struct mode {
-	const char *name;
-	bool async;
-};
-
 enum {
 	S_SYNC		= 1 << 0,	/* only in synchronous mode */
 	S_ASYNC		= 1 << 1,	/* only in WP_ASYNC mode */
@@ -110,24 +72,19 @@ struct row;
 struct scenario {
 	const char *name;
 	unsigned int flags;
-	uint64_t features;	/* of userfaultfd, in addition */
-	uint64_t more;		/* what else it is registered for, later */
 	void (*run)(struct row *row);
 	int arg;
+	uint64_t features;	/* of userfaultfd, in addition */
+	uint64_t more;		/* what else it is registered for, later */
 };
 
 struct row {
 	const struct scenario *scenario;
-	const struct memory *mem;
-	const struct mode *mode;
+	struct memory mem;
+	unsigned int flags;	/* of the kind of memory */
 	bool registered;	/* second run */
 
-	char *addr;
-	size_t len;
-	size_t stride;		/* from one write to the next */
-	size_t folio;
 	int nr;			/* writes */
-	int fd, uffd;
 	int go, done;		/* tell the child to write, and who waits for it */
 	pid_t child;
 	struct uffd_msg event;	/* of fork() or mremap() */
@@ -135,33 +92,9 @@ struct row {
 	long noticed;
 };
 
-enum outcome { DIED, DONE, FAIL, SKIP };
-
-static struct report {
-	enum outcome outcome;
-	char text[160];
-	long faults[2];
-	long noticed;
-	int nr;
-} *report;
-
-static uint64_t uffd_features;
+/* Faults without and with userfaultfd; shared, as the child may be who writes. */
+static long *counted;
 static char *scratch;
-
-static __noreturn __printf(2, 3) void end_row(enum outcome outcome,
-					      const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(report->text, sizeof(report->text), fmt, args);
-	va_end(args);
-	report->outcome = outcome;
-	_exit(0);
-}
-
-#define fail(...)	end_row(FAIL, __VA_ARGS__)
-#define skip(...)	end_row(SKIP, __VA_ARGS__)
 
 /*
  * Counting
@@ -170,11 +103,6 @@ static __noreturn __printf(2, 3) void end_row(enum outcome outcome,
 static void put(char *addr, char value)
 {
 	__atomic_store_n(addr, value, __ATOMIC_RELAXED);
-}
-
-static void get(const char *addr)
-{
-	(void)__atomic_load_n(addr, __ATOMIC_RELAXED);
 }
 
 static long faults_of_thread(void)
@@ -206,14 +134,14 @@ static long count_once(struct row *row)
 	char *addr;
 
 	for (practice = 1; practice >= 0; practice--) {
-		addr = practice ? scratch : row->addr;
-		stride = practice ? 8 : row->stride;
+		addr = practice ? scratch : row->mem.addr;
+		stride = practice ? 8 : row->mem.page;
 		nr = practice ? 2 : row->nr;
 		touch_rseq();
 		before = faults_of_thread();
 		for (i = 0; i < nr; i++) {
 			if (row->scenario->flags & S_READS)
-				get(addr + i * stride);
+				touch(addr + i * stride);
 			else
 				put(addr + i * stride, i + 1);
 		}
@@ -227,7 +155,7 @@ static void count_all(struct row *row)
 {
 	uint64_t one = 1;
 
-	report->faults[row->registered] = count_once(row) + count_once(row);
+	counted[row->registered] = count_once(row) + count_once(row);
 	if (write(row->done, &one, 8) != 8)
 		fail("nobody waits for the writes");
 }
@@ -236,144 +164,21 @@ static void count_all(struct row *row)
  * Memory
  */
 
-static bool is_anon(const struct memory *mem)
-{
-	return mem->flags & M_PRIVATE && !(mem->flags & M_HUGETLB);
-}
-
-/* From here on, pagemap is that of this process. */
-static void look_at(pid_t pid)
-{
-	char path[64];
-
-	snprintf(path, sizeof(path), "/proc/%d/pagemap", pid);
-	close(pagemap_fd);
-	pagemap_fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (pagemap_fd < 0)
-		fail("no %s: %s", path, strerror(errno));
-}
-
-static int open_file(struct row *row)
-{
-	static const char * const tmpfs[] = { "/dev/shm", "/tmp", "/run" };
-	struct statfs fs;
-	unsigned int i;
-	int fd = -1;
-
-	if (row->mem->flags & M_MEMFD)
-		fd = memfd_create("uffd-wp-faults",
-				  row->mem->flags & M_HUGETLB ? MFD_HUGETLB : 0);
-	for (i = 0; row->mem->flags & M_TMPFS && i < ARRAY_SIZE(tmpfs); i++) {
-		if (statfs(tmpfs[i], &fs) || fs.f_type != TMPFS_MAGIC)
-			continue;
-		fd = open(tmpfs[i], O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-		if (fd >= 0)
-			break;
-	}
-	if (row->mem->flags & M_FS) {
-		if (statfs(".", &fs) || fs.f_type == TMPFS_MAGIC ||
-		    fs.f_type == RAMFS_MAGIC)
-			skip("the current directory is not on a disk filesystem");
-		fd = open(".", O_RDWR | O_TMPFILE | O_CLOEXEC, 0600);
-	}
-	if (fd < 0)
-		skip("cannot create a file: %s", strerror(errno));
-	if (ftruncate(fd, row->len))
-		fail("ftruncate: %s", strerror(errno));
-	return fd;
-}
-
-static char *map_at(struct row *row, char *at)
-{
-	int flags = row->mem->flags & M_PRIVATE ? MAP_PRIVATE : MAP_SHARED;
-	char *addr;
-
-	if (row->fd < 0)
-		flags |= MAP_ANONYMOUS;
-	addr = mmap(at, row->len, PROT_READ | PROT_WRITE, flags | MAP_FIXED,
-		    row->fd, 0);
-	if (addr == MAP_FAILED)
-		skip("mmap: %s", strerror(errno));
-	if (!(row->mem->flags & M_HUGETLB))
-		madvise(addr, row->len, row->mem->flags & M_LARGE ?
-					MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	return addr;
-}
-
-static char *reserve(size_t len, size_t align)
-{
-	char *addr = mmap(NULL, len + 3 * align, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (addr == MAP_FAILED)
-		fail("no room for %zu bytes", len);
-	return (char *)(((uintptr_t)addr + 2 * align - 1) & ~(align - 1));
-}
-
-/* Older kernels map single pages where it is registered: have them there before. */
-static void make_large(struct row *row)
-{
-	char *view = map_at(row, reserve(row->len, pmd_size));
-	size_t i;
-
-	for (i = 0; i < row->len; i += page_size)
-		view[i] = 1;
-	munmap(view, row->len);
-}
-
-/* A file that has been written out: its pages are clean. */
-static void fill_file(struct row *row)
-{
-	char page[64] = "x";
-	size_t at;
-
-	for (at = 0; at < row->len; at += page_size)
-		if (pwrite(row->fd, page, sizeof(page), at) != sizeof(page))
-			fail("write to the file: %s", strerror(errno));
-	if (fsync(row->fd))
-		fail("fsync: %s", strerror(errno));
-}
-
 static void create(struct row *row)
 {
-	unsigned int flags = row->mem->flags;
-	size_t align = pmd_size > huge_size ? pmd_size : huge_size;
+	struct memory *mem = &row->mem;
 
-	row->stride = flags & M_HUGETLB ? huge_size : page_size;
-	row->folio = flags & M_THP ? pmd_size :
-		     flags & M_MTHP ? MTHP_SIZE : row->stride;
-	row->len = flags & M_HUGETLB ? HUGE_PAGES * huge_size :
-		   flags & M_THP ? 2 * pmd_size : SMALL_PAGES * page_size;
-	row->nr = row->len / row->stride;
-	row->fd = flags & (M_MEMFD | M_TMPFS | M_FS) ? open_file(row) : -1;
-	row->uffd = -1;
+	mem->len = row->flags & M_HUGETLB ? HUGE_PAGES * huge_size :
+		   row->flags & M_THP ? 2 * pmd_size : SMALL_PAGES * page_size;
+	map_memory(mem, PROT_READ | PROT_WRITE);
+	row->nr = mem->nr;
 	row->go = eventfd(0, EFD_CLOEXEC);
 	row->done = eventfd(0, EFD_CLOEXEC);
-	if (row->go < 0 || row->done < 0)
-		fail("eventfd: %s", strerror(errno));
-	if (flags & M_FS)
-		fill_file(row);
-	if (flags & M_LARGE && !is_anon(row->mem) &&
-	    !(row->scenario->flags & S_UNTOUCHED))
-		make_large(row);
-	row->addr = map_at(row, reserve(row->len, align));
-}
-
-/* Is it what its name says? */
-static void prove_kind(struct row *row)
-{
-	const char *key = is_anon(row->mem) ? "AnonHugePages" : "ShmemPmdMapped";
-	const uint64_t compound = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL;
-	size_t by_pmds, at;
-
-	if (!(row->mem->flags & M_LARGE))
-		return;
-	by_pmds = smaps_bytes(row->addr, row->len, key);
-	if (by_pmds != (row->mem->flags & M_THP ? row->len : 0))
-		skip("%zu bytes of %zu are mapped by PMDs", by_pmds, row->len);
-	for (at = 0; at < row->len; at += page_size)
-		if (!(page_flags(pfn_of(row->addr + at)) & compound))
-			skip("the page at %#zx is not of a large folio", at);
+	fail_if(row->go < 0 || row->done < 0, "eventfd");
+	if (row->flags & M_DISK ||
+	    (row->flags & M_LARGE && !(row->flags & M_ANON) &&
+	     !(row->scenario->flags & S_UNTOUCHED)))
+		fill_file(mem);
 }
 
 static void populate(struct row *row)
@@ -382,128 +187,96 @@ static void populate(struct row *row)
 	int i;
 
 	for (i = 0; i < row->nr; i++) {
-		char *at = row->addr + i * row->stride;
+		char *at = row->mem.addr + i * row->mem.page;
 
 		if (dirty)
 			put(at, 1);
 		else
-			get(at);
+			touch(at);
 		if (!(pagemap_entry(at) & PM_PRESENT))
 			fail("page %d is not there after it was touched", i);
 	}
-	prove_kind(row);
+	prove_mapping(&row->mem);
+	for (i = 0; row->flags & M_LARGE && i < row->nr; i++)
+		prove_page(&row->mem, target(&row->mem, i));
 }
 
 /*
  * userfaultfd: these do nothing in the first run.
  */
 
-static int register_for(struct row *row, uint64_t mode)
-{
-	struct uffdio_register reg = {
-		.range.start = (uintptr_t)row->addr,
-		.range.len = row->len,
-		.mode = mode,
-	};
-
-	return ioctl(row->uffd, UFFDIO_REGISTER, &reg) ? errno : 0;
-}
-
 static void must_register(struct row *row, uint64_t mode)
 {
-	int err = row->registered ? register_for(row, mode) : 0;
-
-	if (err)
-		fail("UFFDIO_REGISTER: %s", strerror(err));
+	fail_if(row->registered &&
+		register_range(row->mem.uffd, row->mem.addr, row->mem.len, mode),
+		"UFFDIO_REGISTER");
 }
 
-static void arm(struct row *row)
+static void arm_row(struct row *row)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
-			    row->scenario->features |
-			    (row->mode->async ? UFFD_FEATURE_WP_ASYNC : 0) |
-			    (is_anon(row->mem) ? 0 : UFFD_FEATURE_WP_HUGETLBFS_SHMEM),
-	};
+	uint64_t features = row->scenario->features;
 
-	if (!row->registered)
-		return;
 	if (row->scenario->more == UFFDIO_REGISTER_MODE_MINOR)
-		api.features |= UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM;
-	if (api.features & ~uffd_features)
-		skip("the kernel lacks a feature of userfaultfd");
-	row->uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (row->uffd < 0 || ioctl(row->uffd, UFFDIO_API, &api))
-		fail("userfaultfd: %s", strerror(errno));
-	must_register(row, UFFDIO_REGISTER_MODE_WP);
+		features |= UFFD_FEATURE_MINOR_HUGETLBFS | UFFD_FEATURE_MINOR_SHMEM;
+	if (row->registered)
+		arm(&row->mem, features);
 }
 
 static void unregister(struct row *row)
 {
-	struct uffdio_range range = {
-		.start = (uintptr_t)row->addr,
-		.len = row->len,
-	};
-
-	if (row->registered && ioctl(row->uffd, UFFDIO_UNREGISTER, &range))
-		fail("UFFDIO_UNREGISTER: %s", strerror(errno));
+	fail_if(row->registered &&
+		uffd_unregister(row->mem.uffd, row->mem.addr, row->mem.len),
+		"UFFDIO_UNREGISTER");
 }
 
 static void disarm(struct row *row)
 {
 	if (row->registered)
-		close(row->uffd);
-	row->uffd = -1;
+		close(row->mem.uffd);
+	row->mem.uffd = -1;
 }
 
-static void set_protection(struct row *row, size_t from, size_t len, bool on)
+static void protect_part(struct row *row, size_t from, size_t len, bool on)
 {
-	struct uffdio_writeprotect arg = {
-		.range.start = (uintptr_t)row->addr + from,
-		.range.len = len,
-		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
 	size_t at;
 
 	if (!row->registered)
 		return;
-	if (ioctl(row->uffd, UFFDIO_WRITEPROTECT, &arg))
-		fail("UFFDIO_WRITEPROTECT: %s", strerror(errno));
-	for (at = from; at < from + len; at += row->stride)
-		if (on != !!(pagemap_entry(row->addr + at) & PM_UFFD_WP))
+	set_protection(&row->mem, from, len, on);
+	for (at = from; at < from + len; at += row->mem.page)
+		if (on != !!(pagemap_entry(row->mem.addr + at) & PM_UFFD_WP))
 			fail("the page at %#zx is %sprotected", at, on ? "not " : "");
 }
 
 static void protect(struct row *row)
 {
-	set_protection(row, 0, row->len, true);
+	protect_part(row, 0, row->mem.len, true);
 }
 
 static void unprotect(struct row *row)
 {
-	set_protection(row, 0, row->len, false);
+	protect_part(row, 0, row->mem.len, false);
 }
 
 /* Have the kernel map a page that is missing, or that only the file has. */
 static void fill_page(struct row *row, size_t at, bool wp)
 {
 	struct uffdio_continue minor = {
-		.range.start = (uintptr_t)row->addr + at,
-		.range.len = row->stride,
+		.range.start = (uintptr_t)row->mem.addr + at,
+		.range.len = row->mem.page,
 		.mode = wp ? UFFDIO_CONTINUE_MODE_WP : 0,
 	};
 	struct uffdio_copy missing = {
-		.dst = (uintptr_t)row->addr + at,
+		.dst = (uintptr_t)row->mem.addr + at,
 		.src = (uintptr_t)scratch,
-		.len = row->stride,
+		.len = row->mem.page,
 		.mode = wp ? UFFDIO_COPY_MODE_WP : 0,
 	};
 
 	bool by_file = row->scenario->more == UFFDIO_REGISTER_MODE_MINOR;
 
-	if (!(by_file ? ioctl(row->uffd, UFFDIO_CONTINUE, &minor) :
-			ioctl(row->uffd, UFFDIO_COPY, &missing)))
+	if (!(by_file ? ioctl(row->mem.uffd, UFFDIO_CONTINUE, &minor) :
+			ioctl(row->mem.uffd, UFFDIO_COPY, &missing)))
 		return;
 	if (wp && errno == EINVAL)
 		skip("the kernel cannot protect a page that it fills");
@@ -526,22 +299,22 @@ static void resolve_event(struct row *row)
 	bool wp, ok;
 	size_t at;
 
-	if (read(row->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
+	if (read(row->mem.uffd, &msg, sizeof(msg)) != sizeof(msg) ||
 	    msg.event != UFFD_EVENT_PAGEFAULT)
 		fail("spurious: not the event of a write");
-	at = (char *)(uintptr_t)msg.arg.pagefault.address - row->addr;
+	at = (char *)(uintptr_t)msg.arg.pagefault.address - row->mem.addr;
 	wp = msg.arg.pagefault.flags & UFFD_PAGEFAULT_FLAG_WP;
-	if (at >= row->len)
+	if (at >= row->mem.len)
 		fail("spurious: an event for another range");
 	if (row->scenario->flags & S_MISSING)
-		ok = !wp && !(pagemap_entry(row->addr + at) & PM_PRESENT);
+		ok = !wp && !(pagemap_entry(row->mem.addr + at) & PM_PRESENT);
 	else
-		ok = wp && row->notice && pagemap_entry(row->addr + at) & PM_UFFD_WP;
+		ok = wp && row->notice && pagemap_entry(row->mem.addr + at) & PM_UFFD_WP;
 	if (!ok)
 		fail("spurious: an event for the page at %#zx", at);
 	row->noticed++;
 	if (wp)
-		set_protection(row, at, row->stride, false);
+		protect_part(row, at, row->mem.page, false);
 	else
 		fill_page(row, at, false);
 }
@@ -552,7 +325,7 @@ static void check_written(struct row *row, bool written)
 	int i;
 
 	for (i = 0; i < row->nr; i++) {
-		char *at = row->addr + i * row->stride;
+		char *at = row->mem.addr + i * row->mem.page;
 
 		if (!!(pagemap_entry(at) & PM_UFFD_WP) == written ||
 		    scan_written(at) != written)
@@ -563,22 +336,21 @@ static void check_written(struct row *row, bool written)
 
 static void write_all(struct row *row)
 {
-	bool scan = row->notice && row->mode->async &&
+	bool scan = row->notice && row->mem.mode->async &&
 		    !(row->scenario->flags & S_MISSING);
 	struct pollfd fds[2] = {
 		{ .fd = row->done, .events = POLLIN },
-		{ .fd = row->uffd, .events = POLLIN },
+		{ .fd = row->mem.uffd, .events = POLLIN },
 	};
 	uint64_t one = 1;
-	pthread_t thread;
 
 	if (scan)
 		check_written(row, false);
 	if (row->scenario->flags & S_CHILD) {
 		if (write(row->go, &one, 8) != 8)
 			fail("cannot wake the child");
-	} else if (pthread_create(&thread, NULL, writer, row)) {
-		fail("cannot start a thread");
+	} else {
+		start_thread(writer, row);
 	}
 	while (poll(fds, 2, -1) > 0 && !fds[0].revents)
 		resolve_event(row);
@@ -594,16 +366,9 @@ static void write_all(struct row *row)
  * Scenarios: mprotect(), registering, and what the memory is registered for
  */
 
-static void set_prot(struct row *row, int prot)
+static void mprotect_row(struct row *row)
 {
-	if (mprotect(row->addr, row->len, prot))
-		fail("mprotect: %s", strerror(errno));
-}
-
-static void mprotect_and_back(struct row *row)
-{
-	set_prot(row, row->scenario->arg);
-	set_prot(row, PROT_READ | PROT_WRITE);
+	mprotect_and_back(&row->mem, row->scenario->arg);
 }
 
 /* vm_page_prot is that of a mapping that was never registered. */
@@ -617,7 +382,7 @@ static void unregister_and_read(struct row *row)
 static void protect_neighbour(struct row *row)
 {
 	row->nr--;
-	set_protection(row, row->nr * row->stride, row->stride, true);
+	protect_part(row, row->nr * row->mem.page, row->mem.page, true);
 }
 
 /* PAGEMAP_SCAN protects huge pages in one piece; then a page of each is split off. */
@@ -625,7 +390,7 @@ static void scan_neighbour(struct row *row)
 {
 	row->nr--;
 	if (row->registered &&
-	    scan_protect(row->addr + row->nr * row->stride, row->stride) < 0)
+	    scan_protect(row->mem.addr + row->nr * row->mem.page, row->mem.page) < 0)
 		fail("PAGEMAP_SCAN: %s", strerror(errno));
 }
 
@@ -633,25 +398,20 @@ static void scan_and_protect(struct row *row)
 {
 	size_t at;
 
-	if (row->registered && scan_protect(row->addr, row->len) < 0)
+	if (row->registered && scan_protect(row->mem.addr, row->mem.len) < 0)
 		fail("PAGEMAP_SCAN: %s", strerror(errno));
-	for (at = 0; at < row->len; at += row->folio)
-		set_protection(row, at, row->stride, true);
+	for (at = 0; at < row->mem.len; at += row->mem.folio)
+		protect_part(row, at, row->mem.page, true);
 }
 
 /* Each page is inaccessible, until the first access resolves that. */
 static void protect_accesses(struct row *row)
 {
-	struct uffdio_writeprotect arg = {
-		.range.start = (uintptr_t)row->addr,
-		.range.len = row->len,
-		.mode = UFFDIO_RWPROTECT_MODE_RWP,
-	};
-
 	unregister(row);
 	must_register(row, UFFDIO_REGISTER_MODE_RWP);
-	if (row->registered && ioctl(row->uffd, UFFDIO_RWPROTECT, &arg))
-		fail("UFFDIO_RWPROTECT: %s", strerror(errno));
+	fail_if(row->registered &&
+		rwprotect_range(row->mem.uffd, row->mem.addr, row->mem.len, true),
+		"UFFDIO_RWPROTECT");
 }
 
 /* What was protected before is forgotten. */
@@ -666,7 +426,7 @@ static void register_again(struct row *row)
 static void arm_again(struct row *row)
 {
 	disarm(row);
-	arm(row);
+	arm_row(row);
 	if (row->notice)
 		protect(row);
 }
@@ -679,7 +439,9 @@ static void register_more(struct row *row)
 /* It may be refused, or else is the end of the protection. */
 static void register_less(struct row *row)
 {
-	int err = row->registered ? register_for(row, UFFDIO_REGISTER_MODE_MISSING) : 0;
+	int err = row->registered ?
+		  register_range(row->mem.uffd, row->mem.addr, row->mem.len,
+				 UFFDIO_REGISTER_MODE_MISSING) : 0;
 
 	if (err && err != EBUSY)
 		fail("UFFDIO_REGISTER: %s", strerror(err));
@@ -688,20 +450,14 @@ static void register_less(struct row *row)
 }
 
 /* Shared pages stay in the file. */
-static void zap(struct row *row)
+static void zap_row(struct row *row)
 {
-	int i;
-
-	if (madvise(row->addr, row->len, MADV_DONTNEED))
-		fail("MADV_DONTNEED: %s", strerror(errno));
-	for (i = 0; i < row->nr; i++)
-		if (pagemap_entry(row->addr + i * row->stride) & PM_PRESENT)
-			skip("page %d is still mapped", i);
+	zap(&row->mem);
 }
 
 static void zap_and_read(struct row *row)
 {
-	zap(row);
+	zap_row(row);
 	populate(row);
 }
 
@@ -711,11 +467,11 @@ static void fill(struct row *row)
 	size_t at;
 
 	if (!(row->scenario->flags & S_UNTOUCHED))
-		zap(row);
+		zap_row(row);
 	register_more(row);
 	if (!row->registered)
 		populate(row);
-	for (at = 0; row->registered && at < row->len; at += row->stride)
+	for (at = 0; row->registered && at < row->mem.len; at += row->mem.page)
 		fill_page(row, at, row->notice);
 }
 
@@ -723,89 +479,28 @@ static void fill(struct row *row)
  * Scenarios: migration and NUMA hinting
  */
 
-static void check_node(struct row *row, int node)
-{
-	size_t at;
-
-	for (at = 0; at < row->len; at += row->folio)
-		if (node_of(row->addr + at) != node)
-			skip("the page at %#zx is not on node %d", at, node);
-}
-
-static void move_to(struct row *row, int node)
-{
-	size_t at;
-
-	for (at = 0; at < row->len; at += row->folio) {
-		void *page = row->addr + at;
-		int status = -1;
-
-		if (syscall(__NR_move_pages, 0, 1UL, &page, &node, &status, 2))
-			skip("move_pages: %s", strerror(errno));
-	}
-	check_node(row, node);
-}
-
 static void migrate(struct row *row)
 {
-	move_to(row, nodes[0]);
-	move_to(row, nodes[1]);
+	move_pages_to(&row->mem, nodes[0]);
+	move_pages_to(&row->mem, nodes[1]);
 }
 
 /* An entry that is not writable when the page is moved, for no reason left */
 static void mprotect_migrate(struct row *row)
 {
-	move_to(row, nodes[0]);
-	set_prot(row, PROT_READ);
-	move_to(row, nodes[1]);
-	set_prot(row, PROT_READ | PROT_WRITE);
-	move_to(row, nodes[0]);
-}
-
-static void pin_to(int node)
-{
-	cpu_set_t set;
-
-	CPU_ZERO(&set);
-	CPU_SET(node_cpu[node], &set);
-	sched_setaffinity(0, sizeof(set), &set);
-}
-
-/* Have the pages of the row made inaccessible, and take the hinting faults. */
-static void take_hints(struct row *row)
-{
-	size_t at;
-	uint64_t until = now_ms() + 8000, burn;
-	bool hinted[SMALL_PAGES] = { };
-	size_t left = row->len / row->folio;
-	long long before;
-
-	while (left) {
-		if (now_ms() > until)
-			skip("%zu pages took no hinting fault", left);
-		if (!write_file(NUMAB_ON, "1"))
-			skip("no NUMA balancing: %s", strerror(errno));
-		for (burn = now_ms() + 50; now_ms() < burn;)
-			;
-		write_file(NUMAB_ON, "0");
-		for (at = 0; at < row->len; at += row->folio) {
-			before = vm_counter("numa_hint_faults");
-			get(row->addr + at);
-			if (vm_counter("numa_hint_faults") == before ||
-			    hinted[at / row->folio])
-				continue;
-			hinted[at / row->folio] = true;
-			left--;
-		}
-	}
+	move_pages_to(&row->mem, nodes[0]);
+	set_prot(&row->mem, PROT_READ);
+	move_pages_to(&row->mem, nodes[1]);
+	set_prot(&row->mem, PROT_READ | PROT_WRITE);
+	move_pages_to(&row->mem, nodes[0]);
 }
 
 static void numa_hint(struct row *row)
 {
-	pin_to(1);
-	move_to(row, nodes[row->scenario->arg]);
-	take_hints(row);
-	check_node(row, nodes[1]);
+	pin_to(0, 1);
+	move_pages_to(&row->mem, nodes[row->scenario->arg]);
+	take_hints(&row->mem, NULL);
+	must_be_on(&row->mem, nodes[1], "hinting");
 }
 
 /*
@@ -816,15 +511,15 @@ static void numa_hint_nomem(struct row *row)
 {
 	long before = read_long(FAIL_PAGE "times");
 
-	pin_to(1);
-	move_to(row, nodes[0]);
-	if (!write_file("/proc/thread-self/make-it-fail", "1"))
+	pin_to(0, 1);
+	move_pages_to(&row->mem, nodes[0]);
+	if (!write_text("/proc/thread-self/make-it-fail", "1"))
 		skip("no failing allocations: %s", strerror(errno));
-	take_hints(row);
-	write_file("/proc/thread-self/make-it-fail", "0");
-	check_node(row, nodes[0]);
-	if (before - read_long(FAIL_PAGE "times") < (long)(row->len / row->folio))
-		skip("nobody tried to move the pages");
+	take_hints(&row->mem, NULL);
+	write_text("/proc/thread-self/make-it-fail", "0");
+	must_be_on(&row->mem, nodes[0], "hinting");
+	if (before - read_long(FAIL_PAGE "times") < (long)(row->mem.len / row->mem.folio))
+		again("nobody tried to move the pages");
 }
 
 /* Somebody holds a reference to each page, so that it cannot be moved. */
@@ -835,20 +530,20 @@ static void numa_hint_held(struct row *row)
 	long long before;
 	int pipes[2];
 
-	pin_to(1);
-	move_to(row, nodes[0]);
+	pin_to(0, 1);
+	move_pages_to(&row->mem, nodes[0]);
 	if (pipe(pipes) || fcntl(pipes[1], F_SETPIPE_SZ, SMALL_PAGES * page_size) < 0)
 		fail("pipe: %s", strerror(errno));
-	for (at = 0; at < row->len; at += row->folio) {
-		iov.iov_base = row->addr + at;
+	for (at = 0; at < row->mem.len; at += row->mem.folio) {
+		iov.iov_base = row->mem.addr + at;
 		if (vmsplice(pipes[1], &iov, 1, SPLICE_F_NONBLOCK) != (ssize_t)page_size)
 			skip("vmsplice: %s", strerror(errno));
 	}
 	before = vm_counter("pgmigrate_fail");
-	take_hints(row);
-	check_node(row, nodes[0]);
-	if (vm_counter("pgmigrate_fail") - before < (long long)(row->len / row->folio))
-		skip("nobody tried to move the pages");
+	take_hints(&row->mem, NULL);
+	must_be_on(&row->mem, nodes[0], "hinting");
+	if (vm_counter("pgmigrate_fail") - before < (long long)(row->mem.len / row->mem.folio))
+		again("nobody tried to move the pages");
 }
 
 /*
@@ -858,10 +553,10 @@ static void numa_hint_held(struct row *row)
 static void *read_event(void *arg)
 {
 	struct row *row = arg;
-	struct pollfd fd = { .fd = row->uffd, .events = POLLIN };
+	struct pollfd fd = { .fd = row->mem.uffd, .events = POLLIN };
 
 	if (poll(&fd, 1, EVENT_MS) != 1 ||
-	    read(row->uffd, &row->event, sizeof(row->event)) != sizeof(row->event))
+	    read(row->mem.uffd, &row->event, sizeof(row->event)) != sizeof(row->event))
 		fail("lost: no event of fork() or mremap()");
 	return NULL;
 }
@@ -870,8 +565,7 @@ static bool start_reader(struct row *row, pthread_t *reader)
 {
 	if (!row->registered || !row->scenario->features)
 		return false;
-	if (pthread_create(reader, NULL, read_event, row))
-		fail("cannot start a thread");
+	*reader = start_thread(read_event, row);
 	return true;
 }
 
@@ -890,14 +584,13 @@ static void fork_mapping(struct row *row)
 		pause();
 		_exit(0);
 	}
-	if (row->child < 0)
-		fail("fork: %s", strerror(errno));
+	fail_if(row->child < 0, "fork");
 	if (event) {
 		pthread_join(reader, NULL);
 		if (row->event.event != UFFD_EVENT_FORK)
 			fail("spurious: not the event of fork()");
 		if (child_writes)
-			row->uffd = row->event.arg.fork.ufd;
+			row->mem.uffd = row->event.arg.fork.ufd;
 	}
 	if (child_writes)
 		look_at(row->child);
@@ -907,28 +600,27 @@ static void fork_mapping(struct row *row)
 static void fork_and_mprotect(struct row *row)
 {
 	fork_mapping(row);
-	mprotect_and_back(row);
+	mprotect_row(row);
 }
 
 static void move_mapping(struct row *row)
 {
-	size_t align = pmd_size > huge_size ? pmd_size : huge_size;
-	char *to = reserve(row->len, align);
+	char *to = reserve(row->mem.len);
 	pthread_t reader;
 	bool event = start_reader(row, &reader);
 
-	if (mremap(row->addr, row->len, row->len, MREMAP_MAYMOVE | MREMAP_FIXED,
+	if (mremap(row->mem.addr, row->mem.len, row->mem.len, MREMAP_MAYMOVE | MREMAP_FIXED,
 		   to) == MAP_FAILED)
 		skip("mremap: %s", strerror(errno));
 	if (event) {
 		pthread_join(reader, NULL);
 		if (row->event.event != UFFD_EVENT_REMAP ||
-		    row->event.arg.remap.from != (uintptr_t)row->addr ||
+		    row->event.arg.remap.from != (uintptr_t)row->mem.addr ||
 		    row->event.arg.remap.to != (uintptr_t)to ||
-		    row->event.arg.remap.len != row->len)
+		    row->event.arg.remap.len != row->mem.len)
 			fail("spurious: not the event of mremap()");
 	}
-	row->addr = to;
+	row->mem.addr = to;
 }
 
 /*
@@ -940,244 +632,175 @@ static void check_soft_dirty(struct row *row, bool dirty)
 	int i;
 
 	for (i = 0; i < row->nr; i++)
-		if (!!(pagemap_entry(row->addr + i * row->stride) & PM_SOFT_DIRTY) != dirty)
+		if (!!(pagemap_entry(row->mem.addr + i * row->mem.page) & PM_SOFT_DIRTY) != dirty)
 			fail("page %d is %ssoft-dirty %s the write", i,
 			     dirty ? "not " : "", dirty ? "after" : "before");
 }
 
 static void track_soft_dirty(struct row *row)
 {
-	if (!(pagemap_entry(row->addr) & PM_SOFT_DIRTY) ||
-	    !write_file("/proc/self/clear_refs", "4") ||
-	    pagemap_entry(row->addr) & PM_SOFT_DIRTY)
+	if (!(pagemap_entry(row->mem.addr) & PM_SOFT_DIRTY) ||
+	    !write_text("/proc/self/clear_refs", "4") ||
+	    pagemap_entry(row->mem.addr) & PM_SOFT_DIRTY)
 		skip("no soft-dirty tracking");
 	if (row->scenario->arg)
-		mprotect_and_back(row);
+		mprotect_row(row);
 	check_soft_dirty(row, false);
 }
 
 /* The last page of each huge page goes, and nobody writes. */
-static void split_soft_dirty(struct row *row)
-{
-	size_t at;
-
-	track_soft_dirty(row);
-	for (at = row->folio; at <= row->len; at += row->folio)
-		if (madvise(row->addr + at - page_size, page_size, MADV_DONTNEED))
-			fail("MADV_DONTNEED: %s", strerror(errno));
-	if (smaps_bytes(row->addr, row->len, "AnonHugePages"))
-		skip("the huge pages were not split");
-	row->nr = row->folio / row->stride - 1;
-	check_soft_dirty(row, false);
-}
-
 /*
  * The tables
  */
 
-static const struct memory memories[] = {
-	{ "anon",		M_PRIVATE },
-	{ "anon-thp",		M_PRIVATE | M_THP },
-	{ "anon-mthp",		M_PRIVATE | M_MTHP },
-	{ "shared-anon",	0 },
-	{ "memfd",		M_MEMFD },
-	{ "tmpfs",		M_TMPFS },
-	{ "shmem-thp",		M_MEMFD | M_THP },
-	{ "shmem-mthp",		M_MEMFD | M_MTHP },
-	{ "hugetlb-shared",	M_MEMFD | M_HUGETLB },
-	{ "hugetlb-private",	M_MEMFD | M_HUGETLB | M_PRIVATE },
-	{ "file",		M_FS },
+static const char * const memories[] = {
+	"anon", "anon-thp", "anon-mthp", "shared-anon", "memfd", "tmpfs", "shmem-thp",
+	"shmem-mthp", "hugetlb-shared", "hugetlb-private", "file",
 };
 
-static const struct mode modes[] = {
-	{ .name = "sync" },
-	{ .name = "async", .async = true },
-};
+static const char * const modes[] = { "sync", "async" };
+
+#define MISSING		UFFDIO_REGISTER_MODE_MISSING
+#define MINOR		UFFDIO_REGISTER_MODE_MINOR
+#define FORK		UFFD_FEATURE_EVENT_FORK
+#define REMAP		UFFD_FEATURE_EVENT_REMAP
 
 static const struct scenario scenarios[] = {
-	{ .name = "read" },
-	{ .name = "read_in", .flags = S_READS, .run = zap },
-	{ .name = "read_in_write", .run = zap_and_read },
+	{ "read" },
+	{ "read_in", S_READS, zap_row },
+	{ "read_in_write", 0, zap_and_read },
 	/* private memory: of new pages */
-	{ .name = "first_write", .flags = S_DIRTY, .run = zap },
-	{ .name = "mprotect_read_clean", .run = mprotect_and_back, .arg = PROT_READ },
-	{ .name = "mprotect_read_dirty", .flags = S_DIRTY | S_FREE,
-	  .run = mprotect_and_back,
-	  .arg = PROT_READ },
-	{ .name = "mprotect_none_clean", .run = mprotect_and_back, .arg = PROT_NONE },
-	{ .name = "mprotect_none_dirty", .flags = S_DIRTY | S_FREE,
-	  .run = mprotect_and_back,
-	  .arg = PROT_NONE },
-	{ .name = "unprotect_clean", .flags = S_PROTECT, .run = unprotect },
-	{ .name = "unprotect_dirty", .flags = S_PROTECT | S_DIRTY, .run = unprotect },
-	{ .name = "never_protected_clean", .flags = S_LATE, .run = unprotect },
-	{ .name = "never_protected_dirty", .flags = S_LATE | S_DIRTY, .run = unprotect },
-	{ .name = "protect_neighbour_clean", .run = protect_neighbour },
-	{ .name = "protect_neighbour_dirty", .flags = S_DIRTY,
-	  .run = protect_neighbour },
-	{ .name = "resolve_event", .flags = S_SYNC | S_KEPT },
-	{ .name = "resolve_event_clean", .flags = S_SYNC | S_PROTECT | S_NOTICED },
+	{ "first_write", S_DIRTY, zap_row },
+	{ "mprotect_read_clean", 0, mprotect_row, .arg = PROT_READ },
+	{ "mprotect_read_dirty", S_DIRTY | S_FREE, mprotect_row, .arg = PROT_READ },
+	{ "mprotect_none_clean", 0, mprotect_row, .arg = PROT_NONE },
+	{ "mprotect_none_dirty", S_DIRTY | S_FREE, mprotect_row, .arg = PROT_NONE },
+	{ "unprotect_clean", S_PROTECT, unprotect },
+	{ "unprotect_dirty", S_PROTECT | S_DIRTY, unprotect },
+	{ "never_protected_clean", S_LATE, unprotect },
+	{ "never_protected_dirty", S_LATE | S_DIRTY, unprotect },
+	{ "protect_neighbour_clean", 0, protect_neighbour },
+	{ "protect_neighbour_dirty", S_DIRTY, protect_neighbour },
+	{ "resolve_event", S_SYNC | S_KEPT },
+	{ "resolve_event_clean", S_SYNC | S_PROTECT | S_NOTICED },
 
-	{ .name = "unregister_clean", .run = unregister },
-	{ .name = "unregister_dirty", .flags = S_DIRTY, .run = unregister },
-	{ .name = "unregister_read", .flags = S_UNTOUCHED, .run = unregister_and_read },
-	{ .name = "protect_unregister_clean", .flags = S_PROTECT, .run = unregister },
-	{ .name = "protect_unregister_dirty", .flags = S_PROTECT | S_DIRTY,
-	  .run = unregister },
-	{ .name = "protect_close_clean", .flags = S_PROTECT, .run = disarm },
-	{ .name = "protect_close_dirty", .flags = S_PROTECT | S_DIRTY, .run = disarm },
+	{ "unregister_clean", 0, unregister },
+	{ "unregister_dirty", S_DIRTY, unregister },
+	{ "unregister_read", S_UNTOUCHED, unregister_and_read },
+	{ "protect_unregister_clean", S_PROTECT, unregister },
+	{ "protect_unregister_dirty", S_PROTECT | S_DIRTY, unregister },
+	{ "protect_close_clean", S_PROTECT, disarm },
+	{ "protect_close_dirty", S_PROTECT | S_DIRTY, disarm },
 
 	/* registered once more, after what is protected was dropped */
-	{ .name = "register_again_clean", .flags = S_PROTECT, .run = register_again },
-	{ .name = "register_again_dirty", .flags = S_PROTECT | S_DIRTY,
-	  .run = register_again },
-	{ .name = "register_again_protect", .flags = S_KEPT, .run = register_again },
-	{ .name = "reopen_clean", .flags = S_PROTECT, .run = arm_again },
-	{ .name = "reopen_dirty", .flags = S_PROTECT | S_DIRTY, .run = arm_again },
-	{ .name = "reopen_protect", .flags = S_KEPT, .run = arm_again },
+	{ "register_again_clean", S_PROTECT, register_again },
+	{ "register_again_dirty", S_PROTECT | S_DIRTY, register_again },
+	{ "register_again_protect", S_KEPT, register_again },
+	{ "reopen_clean", S_PROTECT, arm_again },
+	{ "reopen_dirty", S_PROTECT | S_DIRTY, arm_again },
+	{ "reopen_protect", S_KEPT, arm_again },
 	/* registered once more: for the same, for more, for something else */
-	{ .name = "register_twice_clean", .run = register_more },
-	{ .name = "register_twice_dirty", .flags = S_DIRTY, .run = register_more },
-	{ .name = "register_twice_protected", .flags = S_KEPT, .run = register_more },
-	{ .name = "register_missing_clean", .run = register_more,
-	  .more = UFFDIO_REGISTER_MODE_MISSING },
-	{ .name = "register_missing_dirty", .flags = S_DIRTY, .run = register_more,
-	  .more = UFFDIO_REGISTER_MODE_MISSING },
-	{ .name = "register_missing_protected", .flags = S_KEPT, .run = register_more,
-	  .more = UFFDIO_REGISTER_MODE_MISSING },
-	{ .name = "register_minor_clean", .run = register_more,
-	  .more = UFFDIO_REGISTER_MODE_MINOR },
-	{ .name = "register_minor_dirty", .flags = S_DIRTY, .run = register_more,
-	  .more = UFFDIO_REGISTER_MODE_MINOR },
-	{ .name = "register_minor_protected", .flags = S_KEPT, .run = register_more,
-	  .more = UFFDIO_REGISTER_MODE_MINOR },
-	{ .name = "register_less_protected", .flags = S_KEPT, .run = register_less,
-	  .more = UFFDIO_REGISTER_MODE_MISSING },
+	{ "register_twice_clean", 0, register_more },
+	{ "register_twice_dirty", S_DIRTY, register_more },
+	{ "register_twice_protected", S_KEPT, register_more },
+	{ "register_missing_clean", 0, register_more, .more = MISSING },
+	{ "register_missing_dirty", S_DIRTY, register_more, .more = MISSING },
+	{ "register_missing_protected", S_KEPT, register_more, .more = MISSING },
+	{ "register_minor_clean", 0, register_more, .more = MINOR },
+	{ "register_minor_dirty", S_DIRTY, register_more, .more = MINOR },
+	{ "register_minor_protected", S_KEPT, register_more, .more = MINOR },
+	{ "register_less_protected", S_KEPT, register_less, .more = MISSING },
 	/* the same before there are pages, which then come through userfaultfd */
-	{ .name = "copy", .flags = S_UNTOUCHED | S_DIRTY, .run = fill,
-	  .more = UFFDIO_REGISTER_MODE_MISSING },
-	{ .name = "copy_protected", .flags = S_UNTOUCHED | S_DIRTY | S_NOTICED,
-	  .run = fill, .more = UFFDIO_REGISTER_MODE_MISSING },
-	{ .name = "copy_on_event", .flags = S_UNTOUCHED | S_NOTICED | S_MISSING,
-	  .run = register_more, .more = UFFDIO_REGISTER_MODE_MISSING },
-	{ .name = "continue", .flags = S_DIRTY, .run = fill,
-	  .more = UFFDIO_REGISTER_MODE_MINOR },
-	{ .name = "continue_protected", .flags = S_DIRTY | S_NOTICED, .run = fill,
-	  .more = UFFDIO_REGISTER_MODE_MINOR },
+	{ "copy", S_UNTOUCHED | S_DIRTY, fill, .more = MISSING },
+	{ "copy_protected", S_UNTOUCHED | S_DIRTY | S_NOTICED, fill, .more = MISSING },
+	{ "copy_on_event", S_UNTOUCHED | S_NOTICED | S_MISSING, register_more, .more = MISSING },
+	{ "continue", S_DIRTY, fill, .more = MINOR },
+	{ "continue_protected", S_DIRTY | S_NOTICED, fill, .more = MINOR },
 
-	{ .name = "migrate_clean", .flags = S_NODES, .run = migrate },
-	{ .name = "migrate_dirty", .flags = S_NODES | S_DIRTY, .run = migrate },
-	{ .name = "migrate_late_clean", .flags = S_NODES | S_LATE, .run = migrate },
-	{ .name = "mprotect_migrate_clean", .flags = S_NODES, .run = mprotect_migrate },
-	{ .name = "mprotect_migrate_dirty", .flags = S_NODES | S_DIRTY,
-	  .run = mprotect_migrate },
-	{ .name = "numa_hint_clean", .flags = S_NODES | S_HINTS, .run = numa_hint,
-	  .arg = 0 },
-	{ .name = "numa_hint_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
-	  .run = numa_hint, .arg = 0 },
-	{ .name = "numa_hint_local_clean", .flags = S_NODES | S_HINTS,
-	  .run = numa_hint, .arg = 1 },
-	{ .name = "numa_hint_local_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
-	  .run = numa_hint, .arg = 1 },
-	{ .name = "numa_hint_nomem_clean", .flags = S_NODES | S_HINTS | S_NOMEM,
-	  .run = numa_hint_nomem },
-	{ .name = "numa_hint_nomem_dirty",
-	  .flags = S_NODES | S_HINTS | S_NOMEM | S_DIRTY, .run = numa_hint_nomem },
-	{ .name = "numa_hint_held_clean", .flags = S_NODES | S_HINTS,
-	  .run = numa_hint_held },
-	{ .name = "numa_hint_held_dirty", .flags = S_NODES | S_HINTS | S_DIRTY,
-	  .run = numa_hint_held },
+	{ "migrate_clean", S_NODES, migrate },
+	{ "migrate_dirty", S_NODES | S_DIRTY, migrate },
+	{ "migrate_late_clean", S_NODES | S_LATE, migrate },
+	{ "mprotect_migrate_clean", S_NODES, mprotect_migrate },
+	{ "mprotect_migrate_dirty", S_NODES | S_DIRTY, mprotect_migrate },
+	{ "numa_hint_clean", S_NODES | S_HINTS, numa_hint },
+	{ "numa_hint_dirty", S_NODES | S_HINTS | S_DIRTY, numa_hint },
+	{ "numa_hint_local_clean", S_NODES | S_HINTS, numa_hint, .arg = 1 },
+	{ "numa_hint_local_dirty", S_NODES | S_HINTS | S_DIRTY, numa_hint, .arg = 1 },
+	{ "numa_hint_nomem_clean", S_NODES | S_HINTS | S_NOMEM, numa_hint_nomem },
+	{ "numa_hint_nomem_dirty", S_NODES | S_HINTS | S_NOMEM | S_DIRTY, numa_hint_nomem },
+	{ "numa_hint_held_clean", S_NODES | S_HINTS, numa_hint_held },
+	{ "numa_hint_held_dirty", S_NODES | S_HINTS | S_DIRTY, numa_hint_held },
 
 	/* the child is not registered, the mapping that was moved neither */
-	{ .name = "fork_parent_clean", .run = fork_mapping },
-	{ .name = "fork_parent_dirty", .flags = S_DIRTY, .run = fork_mapping },
-	{ .name = "fork_parent_protected", .flags = S_KEPT, .run = fork_mapping },
-	{ .name = "fork_mprotect", .flags = S_DIRTY | S_COPIES,
-	  .run = fork_and_mprotect, .arg = PROT_READ },
-	{ .name = "fork_child", .flags = S_CHILD | S_DIRTY, .run = fork_mapping },
-	{ .name = "fork_child_dropped", .flags = S_CHILD | S_PROTECT | S_DIRTY,
-	  .run = fork_mapping },
-	{ .name = "mremap_clean", .run = move_mapping },
-	{ .name = "mremap_dirty", .flags = S_DIRTY, .run = move_mapping },
-	{ .name = "mremap_dropped", .flags = S_PROTECT | S_DIRTY,
-	  .run = move_mapping },
+	{ "fork_parent_clean", 0, fork_mapping },
+	{ "fork_parent_dirty", S_DIRTY, fork_mapping },
+	{ "fork_parent_protected", S_KEPT, fork_mapping },
+	{ "fork_mprotect", S_DIRTY | S_COPIES, fork_and_mprotect, .arg = PROT_READ },
+	{ "fork_child", S_CHILD | S_DIRTY, fork_mapping },
+	{ "fork_child_dropped", S_CHILD | S_PROTECT | S_DIRTY, fork_mapping },
+	{ "mremap_clean", 0, move_mapping },
+	{ "mremap_dirty", S_DIRTY, move_mapping },
+	{ "mremap_dropped", S_PROTECT | S_DIRTY, move_mapping },
 	/* both are if the event was asked for */
-	{ .name = "fork_event_parent_clean", .run = fork_mapping,
-	  .features = UFFD_FEATURE_EVENT_FORK },
-	{ .name = "fork_event_parent_dirty", .flags = S_DIRTY, .run = fork_mapping,
-	  .features = UFFD_FEATURE_EVENT_FORK },
-	{ .name = "fork_event_parent_protected", .flags = S_KEPT, .run = fork_mapping,
-	  .features = UFFD_FEATURE_EVENT_FORK },
-	{ .name = "fork_event_child_clean", .flags = S_CHILD, .run = fork_mapping,
-	  .features = UFFD_FEATURE_EVENT_FORK },
-	{ .name = "fork_event_child_dirty", .flags = S_CHILD | S_DIRTY,
-	  .run = fork_mapping, .features = UFFD_FEATURE_EVENT_FORK },
-	{ .name = "fork_event_child_protected", .flags = S_CHILD | S_KEPT,
-	  .run = fork_mapping, .features = UFFD_FEATURE_EVENT_FORK },
-	{ .name = "mremap_event_clean", .run = move_mapping,
-	  .features = UFFD_FEATURE_EVENT_REMAP },
-	{ .name = "mremap_event_dirty", .flags = S_DIRTY, .run = move_mapping,
-	  .features = UFFD_FEATURE_EVENT_REMAP },
-	{ .name = "mremap_event_protected", .flags = S_KEPT, .run = move_mapping,
-	  .features = UFFD_FEATURE_EVENT_REMAP },
+	{ "fork_event_parent_clean", 0, fork_mapping, .features = FORK },
+	{ "fork_event_parent_dirty", S_DIRTY, fork_mapping, .features = FORK },
+	{ "fork_event_parent_protected", S_KEPT, fork_mapping, .features = FORK },
+	{ "fork_event_child_clean", S_CHILD, fork_mapping, .features = FORK },
+	{ "fork_event_child_dirty", S_CHILD | S_DIRTY, fork_mapping, .features = FORK },
+	{ "fork_event_child_protected", S_CHILD | S_KEPT, fork_mapping, .features = FORK },
+	{ "mremap_event_clean", 0, move_mapping, .features = REMAP },
+	{ "mremap_event_dirty", S_DIRTY, move_mapping, .features = REMAP },
+	{ "mremap_event_protected", S_KEPT, move_mapping, .features = REMAP },
 
 	/* a fault that maps the page comes before the one that is reported */
-	{ .name = "sync_untouched", .flags = S_SYNC | S_UNTOUCHED | S_PROTECT |
-	  S_NOTICED | S_TWICE, .features = UFFD_FEATURE_WP_UNPOPULATED },
-	{ .name = "async_populated", .flags = S_ASYNC | S_KEPT },
-	{ .name = "async_populated_clean", .flags = S_ASYNC | S_PROTECT | S_NOTICED },
-	{ .name = "async_scan_protect", .flags = S_ASYNC | S_DIRTY | S_NOTICED,
-	  .run = scan_and_protect },
-	{ .name = "async_scan_neighbour", .flags = S_ASYNC | S_DIRTY,
-	  .run = scan_neighbour },
-	{ .name = "async_untouched",
-	  .flags = S_ASYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED },
-	{ .name = "rwp_async", .flags = S_ASYNC | S_DIRTY | S_MAY_FAULT,
-	  .run = protect_accesses,
+	{ "sync_untouched", S_SYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED | S_TWICE, NULL,
+	  .features = UFFD_FEATURE_WP_UNPOPULATED },
+	{ "async_populated", S_ASYNC | S_KEPT },
+	{ "async_populated_clean", S_ASYNC | S_PROTECT | S_NOTICED },
+	{ "async_scan_protect", S_ASYNC | S_DIRTY | S_NOTICED, scan_and_protect },
+	{ "async_scan_neighbour", S_ASYNC | S_DIRTY, scan_neighbour },
+	{ "async_untouched", S_ASYNC | S_UNTOUCHED | S_PROTECT | S_NOTICED },
+	{ "rwp_async", S_ASYNC | S_DIRTY | S_MAY_FAULT, protect_accesses,
 	  .features = UFFD_FEATURE_RWP | UFFD_FEATURE_RWP_ASYNC },
-	{ .name = "soft_dirty", .flags = S_SOFT_DIRTY | S_DIRTY,
-	  .run = track_soft_dirty },
-	{ .name = "soft_dirty_split", .flags = S_SOFT_DIRTY | S_DIRTY,
-	  .run = split_soft_dirty },
-	{ .name = "soft_dirty_clean", .flags = S_SOFT_DIRTY, .run = track_soft_dirty },
-	{ .name = "soft_dirty_mprotect", .flags = S_SOFT_DIRTY | S_DIRTY,
-	  .run = track_soft_dirty, .arg = PROT_READ },
-	{ .name = "soft_dirty_mprotect_clean", .flags = S_SOFT_DIRTY,
-	  .run = track_soft_dirty, .arg = PROT_READ },
+	{ "soft_dirty", S_SOFT_DIRTY | S_DIRTY, track_soft_dirty },
+	{ "soft_dirty_clean", S_SOFT_DIRTY, track_soft_dirty },
+	{ "soft_dirty_mprotect", S_SOFT_DIRTY | S_DIRTY, track_soft_dirty, .arg = PROT_READ },
+	{ "soft_dirty_mprotect_clean", S_SOFT_DIRTY, track_soft_dirty, .arg = PROT_READ },
 };
 
 /* Why there is no such row */
-static const char *impossible(const struct scenario *scenario,
-			      const struct memory *mem, const struct mode *mode)
+static const char *impossible(const struct row_id *id)
 {
-	if (scenario->flags & S_SYNC && mode->async)
+	const struct scenario *scenario = id->of[0];
+	const struct kind *kind = kind_named(id->word[1]);
+	bool async = mode_named(id->word[2])->async;
+	bool anon = is_private_anon(kind);
+
+	if (scenario->flags & S_SYNC && async)
 		return "there are no events in WP_ASYNC mode";
-	if (scenario->flags & S_ASYNC && !mode->async)
+	if (scenario->flags & S_ASYNC && !async)
 		return "this is WP_ASYNC mode only";
-	if (mem->flags & M_FS && (!mode->async || scenario->more ||
-				  scenario->features & UFFD_FEATURE_RWP))
+	if (kind->flags & M_DISK &&
+	    (!async || scenario->more || scenario->features & UFFD_FEATURE_RWP))
 		return "userfaultfd takes files only in WP_ASYNC mode, and for nothing else";
-	if (mem->flags & M_HUGETLB && scenario->flags & (S_HINTS | S_SOFT_DIRTY))
+	if (kind->flags & M_HUGETLB && scenario->flags & (S_HINTS | S_SOFT_DIRTY))
 		return "not for hugetlb";
-	if (mem->flags & M_MTHP && scenario->flags & S_SOFT_DIRTY && scenario->arg)
+	if (kind->flags & M_MTHP && scenario->flags & S_SOFT_DIRTY && scenario->arg)
 		return "mprotect() makes soft-dirty what it changes in a batch";
-	if (mem->flags & M_FS && scenario->flags & S_HINTS &&
+	if (kind->flags & M_DISK && scenario->flags & S_HINTS &&
 	    scenario->flags & S_DIRTY)
 		return "NUMA balancing does not look at dirty pages of files";
-	if (is_anon(mem) && scenario->flags & S_NODES && !(scenario->flags & S_DIRTY))
+	if (anon && scenario->flags & S_NODES && !(scenario->flags & S_DIRTY))
 		return "the zero page is on no node";
-	if (is_anon(mem) && mem->flags & M_LARGE &&
+	if (anon && kind->flags & M_LARGE &&
 	    (!(scenario->flags & S_DIRTY) || scenario->flags & S_UNTOUCHED))
 		return "only a write makes a large folio";
-	if (mem->flags & M_LARGE && scenario->flags & S_UNTOUCHED && scenario->more)
+	if (kind->flags & M_LARGE && scenario->flags & S_UNTOUCHED && scenario->more)
 		return "UFFDIO_COPY makes no large folio";
-	if (scenario->run == split_soft_dirty &&
-	    !(is_anon(mem) && mem->flags & M_THP))
-		return "other PMDs are not split, but dropped";
 	if (scenario->flags & S_COPIES &&
-	    (!(mem->flags & M_PRIVATE) || mem->flags & M_THP))
+	    (!(kind->flags & M_PRIVATE) || kind->flags & M_THP))
 		return "nothing is copied, or not page by page";
-	if (mem->flags & M_PRIVATE && scenario->more == UFFDIO_REGISTER_MODE_MINOR)
+	if (kind->flags & M_PRIVATE && scenario->more == UFFDIO_REGISTER_MODE_MINOR)
 		return "there are no minor faults in private memory";
 	return NULL;
 }
@@ -1196,20 +819,19 @@ static void run_once(struct row *row)
 {
 	unsigned int flags = row->scenario->flags;
 	/* older kernels do not populate a registered VMA with such folios */
-	bool late = flags & S_LATE ||
-		    (row->mem->flags & M_MTHP && is_anon(row->mem));
+	bool late = flags & S_LATE || (row->flags & M_MTHP && row->flags & M_ANON);
 
+	step(row->registered ? "with userfaultfd" : "without userfaultfd");
 	/* rseq must not be told of another CPU while faults are counted */
-	if (nr_nodes)
-		pin_to(0);
+	pin_to(0, 0);
 	look_at(getpid());
 	create(row);
 	if (!late)
-		arm(row);
+		arm_row(row);
 	if (!(flags & S_UNTOUCHED))
 		populate(row);
 	if (late)
-		arm(row);
+		arm_row(row);
 	if (flags & S_PROTECT)
 		protect(row);
 	row->notice = flags & S_NOTICED && row->registered;
@@ -1222,64 +844,14 @@ static void run_once(struct row *row)
 		kill(row->child, SIGKILL);
 		waitpid(row->child, NULL, 0);
 	}
-	report->noticed = row->noticed;
-	report->nr = row->nr;
 }
 
-static __noreturn void run_row(const struct scenario *scenario,
-			       const struct memory *mem, const struct mode *mode)
+static void set_knobs(const struct row_id *id)
 {
-	struct row rows[2] = {
-		{ .scenario = scenario, .mem = mem, .mode = mode },
-		{ .scenario = scenario, .mem = mem, .mode = mode, .registered = true },
-	};
-	pthread_t thread;
+	const struct scenario *scenario = id->of[0];
 
-	alarm(ROW_SECONDS);
-	if (scenario->flags & S_NODES && nr_nodes < 2)
-		skip("needs two nodes with memory and a CPU");
-	scratch = mmap(NULL, huge_size, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	/* without a second one, hinting passes over private memory */
-	if (scratch == MAP_FAILED || pthread_create(&thread, NULL, idle, NULL))
-		fail("cannot start a thread");
-	run_once(&rows[0]);
-	run_once(&rows[1]);
-	report->outcome = DONE;
-	_exit(0);
-}
-
-static void set_thp(const struct memory *mem)
-{
-	static const char * const knob[] = { "enabled", "shmem_enabled" };
-	char path[128];
-	unsigned int i;
-
-	set_knob(THP "enabled", "madvise");
-	set_knob(THP "shmem_enabled", "advise");
-	for (i = 0; i < ARRAY_SIZE(knob); i++) {
-		snprintf(path, sizeof(path), THP "hugepages-%zukB/%s",
-			 pmd_size >> 10, knob[i]);
-		set_knob(path, mem->flags & M_MTHP ? "never" : "inherit");
-		snprintf(path, sizeof(path), MTHP "/%s", knob[i]);
-		set_knob(path, mem->flags & M_MTHP ? "inherit" : "never");
-	}
-}
-
-static void set_knobs(const struct scenario *scenario, const struct memory *mem)
-{
-	char path[128];
-	unsigned int i;
-
-	set_knob(NUMAB_ON, "0");
-	set_thp(mem);
-	if (mem->flags & M_HUGETLB)
-		for (i = 0; i < (unsigned int)nr_nodes; i++) {
-			snprintf(path, sizeof(path),
-				 NODES "node%d/hugepages/hugepages-%zukB/nr_hugepages",
-				 nodes[i], huge_size >> 10);
-			set_knob(path, "10");
-		}
+	set_memory_knobs(kind_named(id->word[1]));
+	set_numa_knobs(scenario->flags & S_HINTS);
 	if (scenario->flags & S_NOMEM) {
 		set_knob(FAIL_PAGE "task-filter", "Y");
 		set_knob(FAIL_PAGE "min-order", "0");
@@ -1289,136 +861,76 @@ static void set_knobs(const struct scenario *scenario, const struct memory *mem)
 		set_knob(FAIL_PAGE "verbose", "0");
 		set_knob(FAIL_PAGE "times", "1000000");
 	}
-	if (scenario->flags & S_HINTS) {
-		set_knob(NUMAB "scan_delay_ms", "1");
-		set_knob(NUMAB "scan_period_min_ms", "1");
-		set_knob(NUMAB "scan_size_mb", "16");
-	}
 }
 
-static void judge(const char *name, const struct scenario *scenario,
-		  const struct memory *mem)
+static void judge(const struct row_id *id, const struct row *row)
 {
-	long unreg = report->faults[0], reg = report->faults[1];
-	long nr = report->nr, noticed = report->noticed;
+	const unsigned int flags = row->scenario->flags;
+	long unreg = counted[0], reg = counted[1], nr = row->nr;
 	/* a write that has to be noticed may need its fault anyway */
-	long limit = unreg > noticed ? unreg : noticed;
-	bool keep = mem->flags & M_FS || scenario->flags & S_SOFT_DIRTY;
+	long limit = unreg > row->noticed ? unreg : row->noticed;
+	bool keep = row->flags & M_DISK || flags & S_SOFT_DIRTY;
 
-	if (scenario->flags & S_TWICE)
-		limit = 2 * noticed;
+	if (flags & S_TWICE)
+		limit = 2 * row->noticed;
 	/* what was protected may lose that, and still not be writable */
-	if (scenario->flags & S_MAY_FAULT && limit < nr)
+	if (flags & S_MAY_FAULT && limit < nr)
 		limit = nr;
 	/* a child that is registered gets the dirty entries of its parent */
-	if (scenario->flags & S_CHILD && scenario->features)
+	if (flags & S_CHILD && row->scenario->features)
 		keep = false;
-	ksft_print_msg("%s: %.3f %.3f (limit %.3f) faults a page\n", name,
+	ksft_print_msg("%s: %.3f %.3f (limit %.3f) faults a page\n", id->name,
 		       (double)unreg / nr, (double)reg / nr, (double)limit / nr);
-	if (scenario->flags & S_COPIES && (reg < nr || unreg < nr))
-		ksft_test_result_fail("%s # %ld faults for %ld pages that are shared\n",
-				      name, reg < unreg ? reg : unreg, nr);
-	else if (scenario->flags & S_FREE && !(mem->flags & M_FS) && unreg)
-		ksft_test_result_fail("%s # %ld faults for %ld pages without userfaultfd\n",
-				      name, unreg, nr);
-	else if (reg < noticed)
-		ksft_test_result_fail("%s # lost: %ld faults for %ld writes to be noticed\n",
-				      name, reg, noticed);
-	else if (reg > limit || (keep && reg < unreg))
-		ksft_test_result_fail("%s # %ld faults for %ld pages, %ld without userfaultfd%s\n",
-				      name, reg, nr, unreg,
-				      reg < limit ? ": too few" : "");
-	else
-		ksft_test_result_pass("%s\n", name);
-}
-
-static void do_row(const char *name, const struct scenario *scenario,
-		   const struct memory *mem, const struct mode *mode)
-{
-	int status;
-	pid_t pid;
-
-	memset(report, 0, sizeof(*report));
-	set_knobs(scenario, mem);
-	/* a kernel that dies of it cannot tell afterwards */
-	ksft_print_msg("row %s\n", name);
 	fflush(stdout);
-	pid = fork();
-	if (!pid)
-		run_row(scenario, mem, mode);
-	if (pid < 0 || waitpid(pid, &status, 0) != pid) {
-		ksft_test_result_fail("%s # fork: %s\n", name, strerror(errno));
-		return;
-	}
-	write_file(NUMAB_ON, "0");
-	switch (report->outcome) {
-	case DONE:
-		judge(name, scenario, mem);
-		break;
-	case SKIP:
-		ksft_test_result_skip("%s # %s\n", name, report->text);
-		break;
-	case FAIL:
-		ksft_test_result_fail("%s # %s\n", name, report->text);
-		break;
-	default:
-		ksft_test_result_fail("%s # %s\n", name,
-				      WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM ?
-				      "hang: not finished in time" : "crash");
-	}
+	if (flags & S_COPIES && (reg < nr || unreg < nr))
+		fail("%ld faults for %ld pages that are shared",
+		     reg < unreg ? reg : unreg, nr);
+	if (flags & S_FREE && !(row->flags & M_DISK) && unreg)
+		fail("%ld faults for %ld pages without userfaultfd", unreg, nr);
+	if (reg < row->noticed)
+		fail("lost: %ld faults for %ld writes to be noticed", reg,
+		     row->noticed);
+	if (reg > limit || (keep && reg < unreg))
+		fail("%ld faults for %ld pages, %ld without userfaultfd%s", reg, nr,
+		     unreg, reg < limit ? ": too few" : "");
 }
 
-static int each_row(int argc, char **argv, bool run)
+static void run_row(const struct row_id *id)
 {
-	unsigned int s, m, o;
-	char name[96];
-	int nr = 0, i;
+	const struct kind *kind = kind_named(id->word[1]);
+	struct row row = { };
+	int i;
 
-	for (s = 0; s < ARRAY_SIZE(scenarios); s++)
-		for (m = 0; m < ARRAY_SIZE(memories); m++)
-			for (o = 0; o < ARRAY_SIZE(modes); o++) {
-				if (impossible(&scenarios[s], &memories[m], &modes[o]))
-					continue;
-				snprintf(name, sizeof(name), "%s %s %s", scenarios[s].name,
-					 memories[m].name, modes[o].name);
-				for (i = 1; i < argc && !strstr(name, argv[i]); i++)
-					;
-				if (argc > 1 && i == argc)
-					continue;
-				nr++;
-				if (run)
-					do_row(name, &scenarios[s], &memories[m], &modes[o]);
-			}
-	return nr;
+	counted = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	scratch = mmap(NULL, huge_size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	fail_if(counted == MAP_FAILED || scratch == MAP_FAILED, "mmap");
+	/* without a second thread, hinting passes over private memory */
+	start_thread(idle, NULL);
+	for (i = 0; i < 2; i++) {
+		row = (struct row) {
+			.scenario = id->of[0], .flags = kind->flags,
+			.mem = { .kind = kind, .mode = mode_named(id->word[2]) },
+			.registered = i,
+		};
+		if (row.scenario->flags & S_NODES)
+			need_two_nodes();
+		run_once(&row);
+	}
+	judge(id, &row);
 }
+
+static const struct test test = {
+	.tables = { TABLE(scenarios), TABLE(memories), TABLE(modes) },
+	.seconds = 20,
+	.impossible = impossible,
+	.setup = find_machine,
+	.set_knobs = set_knobs,
+	.run = run_row,
+};
 
 int main(int argc, char **argv)
 {
-	struct uffdio_api api = { .api = UFFD_API };
-	int fd, nr;
-
-	ksft_print_header();
-	if (geteuid())
-		ksft_exit_skip("needs root, for pagemap and the knobs in /sys\n");
-	fd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-	if (fd < 0 || ioctl(fd, UFFDIO_API, &api))
-		ksft_exit_skip("no userfaultfd: %s\n", strerror(errno));
-	uffd_features = api.features;
-	close(fd);
-	find_sizes();
-	find_nodes();
-	kpageflags_fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	vmstat_fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
-	report = mmap(NULL, sizeof(*report), PROT_READ | PROT_WRITE,
-		      MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (kpageflags_fd < 0 || vmstat_fd < 0 || report == MAP_FAILED)
-		ksft_exit_skip("needs /proc/kpageflags and /proc/vmstat\n");
-	atexit(restore_knobs);
-
-	nr = each_row(argc, argv, false);
-	if (!nr)
-		ksft_exit_skip("no row has that in its name\n");
-	ksft_set_plan(nr);
-	each_row(argc, argv, true);
-	ksft_finished();
+	return run_test(&test, argc, argv);
 }

@@ -14,41 +14,26 @@
  * A row is a disturbance x a kind of memory x one of the two; it passes if the
  * snapshot is whole, and is skipped if the disturbance did not happen.
  */
-#define _GNU_SOURCE
 #include <errno.h>
-#include <pthread.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <stdarg.h>
-#include <sys/prctl.h>
-#include <sys/sysinfo.h>
-#include <sys/wait.h>
-#include <linux/fs.h>
-#include <linux/mempolicy.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
 
-#include "../kselftest.h"
-#include "uffd-wp-util.h"
+#include "uffd-wp-memory.h"
+#include "uffd-wp-path.h"
+#include "uffd-wp-row.h"
 
 #define NR_PAGES	512
 #define SWAPPED		16	/* pages: emulated machines are slow at it */
 #define PASSES		16	/* of a tracker, before it stops the guest */
 #define WAIT_MS		20000
-#define ROW_SECONDS	60
-
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ	22
-#endif
-#ifndef MADV_COLLAPSE
-#define MADV_COLLAPSE		25
-#endif
-
-#define KPF_KSM			BIT_ULL(21)
-#define KPF_THP			BIT_ULL(22)
 
 /* of the test: what happens to the memory, and who writes to it */
 static void start_disturbing(bool idle);
 static bool disturbed(int enough);
 static void stop_guest(void);
-static __noreturn __printf(2, 3) void end(int status, const char *fmt, ...);
 
 static char *mem, *copy;	/* NR_PAGES each */
 static size_t len;
@@ -60,7 +45,7 @@ static int uffd;
  * The example
  */
 
-static void arm(uint64_t features)
+static void start_tracking(uint64_t features)
 {
 	struct uffdio_api api = { .api = UFFD_API, .features = features };
 	struct uffdio_register reg = {
@@ -70,9 +55,8 @@ static void arm(uint64_t features)
 
 	uffd = syscall(__NR_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 	if (uffd < 0 || ioctl(uffd, UFFDIO_API, &api))
-		end(KSFT_SKIP, "userfaultfd: %s", strerror(errno));
-	if (ioctl(uffd, UFFDIO_REGISTER, &reg))
-		end(KSFT_FAIL, "UFFDIO_REGISTER: %s", strerror(errno));
+		skip("userfaultfd: %s", strerror(errno));
+	fail_if(ioctl(uffd, UFFDIO_REGISTER, &reg), "UFFDIO_REGISTER");
 }
 
 /* Without UFFDIO_WRITEPROTECT_MODE_WP, it also wakes who waits for the pages. */
@@ -86,8 +70,7 @@ static void protect(int first, int nr, bool on)
 		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
 	};
 
-	if (ioctl(uffd, UFFDIO_WRITEPROTECT, &wp))
-		end(KSFT_FAIL, "UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	fail_if(ioctl(uffd, UFFDIO_WRITEPROTECT, &wp), "UFFDIO_WRITEPROTECT");
 }
 
 /* The event may be older than the sweep that has saved the page: wake anyway. */
@@ -112,9 +95,8 @@ static void snapshot(void)
 	int next = 0;
 
 	/* A private page that is not there would not be protected. */
-	if (madvise(mem, len, MADV_POPULATE_READ))
-		end(KSFT_FAIL, "MADV_POPULATE_READ: %s", strerror(errno));
-	arm(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+	fail_if(madvise(mem, len, MADV_POPULATE_READ), "MADV_POPULATE_READ");
+	start_tracking(UFFD_FEATURE_PAGEFAULT_FLAG_WP | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
 	protect(0, NR_PAGES, true);	/* the moment that the snapshot shows */
 	start_disturbing(true);
 	while (nr_saved < NR_PAGES) {
@@ -146,8 +128,7 @@ static int copy_written(void)
 
 	do {
 		nr = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
-		if (nr < 0)
-			end(KSFT_FAIL, "PAGEMAP_SCAN: %s", strerror(errno));
+		fail_if(nr < 0, "PAGEMAP_SCAN");
 		for (i = 0; i < nr; i++) {
 			size = region[i].end - region[i].start;
 			memcpy(copy + (region[i].start - (uintptr_t)mem),
@@ -163,7 +144,7 @@ static void track(void)
 {
 	int i;
 
-	arm(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
+	start_tracking(UFFD_FEATURE_WP_ASYNC | UFFD_FEATURE_WP_HUGETLBFS_SHMEM);
 	copy_written();		/* what was never protected counts as written */
 	start_disturbing(false);
 	for (i = 0; i < PASSES || !disturbed(1); i++) {
@@ -222,8 +203,7 @@ static void check_whole(void)
 			now = *word(copy, i);
 	}
 	if (torn)
-		end(KSFT_FAIL, "torn: %d of %d pages are of another moment",
-		    torn, NR_PAGES);
+		fail("torn: %d of %d pages are of another moment", torn, NR_PAGES);
 }
 
 /* The guest has stopped: the copy of a tracker is what the memory holds. */
@@ -234,8 +214,7 @@ static void check_same(void)
 	for (i = 0; i < NR_PAGES; i++)
 		lost += !!memcmp(word(copy, i), word(mem, i), page_size);
 	if (lost)
-		end(KSFT_FAIL, "lost: %d of %d pages were written, unreported",
-		    lost, NR_PAGES);
+		fail("lost: %d of %d pages were written, unreported", lost, NR_PAGES);
 }
 
 /*
@@ -243,7 +222,9 @@ static void check_same(void)
  * it happened to that are yet to be saved; or -1 if it cannot be here.
  */
 
-static int count_pages(uint64_t flag)
+static struct memory memory;
+
+static int count_unsaved(uint64_t flag)
 {
 	int i, nr = 0;
 
@@ -253,13 +234,12 @@ static int count_pages(uint64_t flag)
 	return nr;
 }
 
-static int touch(void)
+static void touch_all(void)
 {
-	int i, sum = 0;
+	int i;
 
 	for (i = 0; i < NR_PAGES; i++)
-		sum += __atomic_load_n(word(mem, i), __ATOMIC_RELAXED);
-	return sum;
+		touch(mem + i * page_size);
 }
 
 static int ksm(void)
@@ -267,24 +247,18 @@ static int ksm(void)
 	if (madvise(mem, len, MADV_MERGEABLE))
 		return -1;
 	usleep(5000);
-	return count_pages(KPF_KSM);
+	return count_unsaved(KPF_KSM);
 }
 
 static int migrate(void)
 {
-	static int to[NR_PAGES], status[NR_PAGES], turn;
-	static void *page[NR_PAGES];
 	long long before = vm_counter("pgmigrate_success");
-	int i;
+	static int turn;
 
 	if (nr_nodes < 2)
 		return -1;
 	turn = !turn;
-	for (i = 0; i < NR_PAGES; i++) {
-		page[i] = mem + i * page_size;
-		to[i] = nodes[turn];
-	}
-	syscall(__NR_move_pages, 0, NR_PAGES, page, to, status, MPOL_MF_MOVE);
+	try_move_pages(&memory, nodes[turn]);
 	return vm_counter("pgmigrate_success") - before;
 }
 
@@ -296,7 +270,7 @@ static int numa_hint(void)
 	if (nr_nodes < 2)
 		return -1;
 	do {
-		touch();
+		touch_all();
 		nr = vm_counter("numa_hint_faults") - before;
 	} while (nr < NR_PAGES / 8 && n++ < 100);
 	return nr;
@@ -308,34 +282,21 @@ static int toggle(void)
 	       mprotect(mem, len, PROT_READ | PROT_WRITE) ? 0 : NR_PAGES;
 }
 
-/*
- * Of the pages that are saved last. What has just been faulted in may wait in
- * another CPU's batch for the LRU, and cannot be paged out: so others each time.
- */
+/* Of the pages that are saved last, others each time: some cannot be paged out. */
 static int swap(void)
 {
 	static int turn;
-	char *part = mem + len - (turn++ % 8 + 1) * SWAPPED * page_size;
-	long long before = vm_counter("pswpin") + vm_counter("pswpout");
-	struct sysinfo info;
 
-	if (sysinfo(&info) || !info.totalswap)
-		return -1;
-	madvise(part, SWAPPED * page_size, MADV_PAGEOUT);
-	touch();
-	return vm_counter("pswpin") + vm_counter("pswpout") - before;
+	return swap_out_and_in(mem + len - (turn++ % 8 + 1) * SWAPPED * page_size,
+			       SWAPPED * page_size);
 }
 
-static int collapse(void)
+static int collapse_all(void)
 {
-	size_t at;
-
-	if (pmd_size > len)
+	if (collapse(&memory))
 		return -1;
-	for (at = 0; at + pmd_size <= len; at += pmd_size)
-		madvise(mem + at, pmd_size, MADV_COLLAPSE);
-	touch();
-	return count_pages(KPF_THP);
+	touch_all();
+	return count_unsaved(KPF_THP);
 }
 
 static const struct disturbance {
@@ -347,15 +308,14 @@ static const struct disturbance {
 	bool anon;		/* and is private */
 } disturbances[] = {
 	{ "none" },
-	{ "ksm", "KSM", ksm, NR_PAGES / 8,
-	  KSM "run", true, true },
+	{ "ksm", "KSM", ksm, NR_PAGES / 8, KSM "run", true, true },
 	{ "migrate", "two nodes with memory and a CPU", migrate,
 	  NR_PAGES / 8 },
 	{ "numa", "NUMA balancing and two nodes", numa_hint,
 	  NR_PAGES / 8, NUMAB_ON },
 	{ "mprotect", "nothing", toggle, NR_PAGES },
 	{ "swap", "swap space", swap, SWAPPED, NULL, true },
-	{ "collapse", "huge pages of at most 512 small ones", collapse,
+	{ "collapse", "huge pages of at most 512 small ones", collapse_all,
 	  NR_PAGES / 8 },
 };
 
@@ -382,13 +342,10 @@ static void *disturb(void *unused)
 /* From now on, unless it does already, or waits for the memory to be @idle */
 static void start_disturbing(bool idle)
 {
-	pthread_t thread;
-
 	if (started || !disturbance->once || (disturbance->idle && !idle))
 		return;
 	started = now_ms();
-	if (pthread_create(&thread, NULL, disturb, NULL))
-		end(KSFT_FAIL, "pthread_create");
+	start_thread(disturb, NULL);
 }
 
 /* Has it happened so often since it was started? */
@@ -400,9 +357,9 @@ static bool disturbed(int enough)
 	    __atomic_load_n(&times, __ATOMIC_RELAXED) >= enough)
 		return true;
 	if (nr < 0)
-		end(KSFT_SKIP, "needs %s", disturbance->needs);
+		skip("needs %s", disturbance->needs);
 	if (now_ms() - started > WAIT_MS)
-		end(KSFT_SKIP, "it happened to %d of %d pages", nr, NR_PAGES);
+		skip("it happened to %d of %d pages", nr, NR_PAGES);
 	return false;
 }
 
@@ -417,173 +374,95 @@ static void check_idle(void)
 		usleep(2000);
 	nr = copy_written();
 	if (nr)
-		end(KSFT_FAIL, "spurious: %d pages are reported that were not written",
-		    nr);
+		fail("spurious: %d pages are reported that were not written", nr);
 }
 
 /*
  * The rows
  */
 
-static const struct mode {
+static const struct way {
 	const char *name;
 	void (*take)(void);
-} modes[] = {
+} ways[] = {
 	{ "sync", snapshot },
 	{ "async", track },
 };
 
 static const char * const memories[] = { "anon", "memfd" };
 
-static char *why;	/* shared with the parent */
-
-static void end(int status, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(why, 256, fmt, args);
-	va_end(args);
-	_exit(status);
-}
-
-static void map_memory(bool anon)
-{
-	int fd = anon ? -1 : memfd_create("uffd-wp-snapshot", MFD_CLOEXEC);
-	char *room = mmap(NULL, len + pmd_size, PROT_NONE,
-			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-
-	if (room == MAP_FAILED || (!anon && (fd < 0 || ftruncate(fd, len))))
-		end(KSFT_FAIL, "setup: %s", strerror(errno));
-	mem = (char *)(((uintptr_t)room + pmd_size - 1) & ~(pmd_size - 1));
-	mem = mmap(mem, len, PROT_READ | PROT_WRITE, MAP_FIXED |
-		   (anon ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED), fd, 0);
-	copy = mmap(NULL, len, PROT_READ | PROT_WRITE,
-		    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (mem == MAP_FAILED || copy == MAP_FAILED)
-		end(KSFT_FAIL, "setup: %s", strerror(errno));
-}
-
 /* What mprotect() forbids for a while is tried again, until it is allowed. */
 static void on_segv(int sig)
 {
 }
 
-static void run_row(const struct mode *mode, bool anon)
+static void run_row(const struct row_id *id)
 {
-	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	alarm(ROW_SECONDS);
+	const struct way *way = id->of[2];
+	bool anon;
+
+	memory.kind = kind_named(id->word[1]);
+	anon = is_private_anon(memory.kind);
+	disturbance = id->of[0];
 	signal(SIGSEGV, on_segv);
-	pagemap_fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	if (pagemap_fd < 0)
-		end(KSFT_SKIP, "no /proc/self/pagemap: %s", strerror(errno));
-	map_memory(anon);
-	if (pthread_create(&guest_thread, NULL, guest, NULL))
-		end(KSFT_FAIL, "setup: pthread_create");
+	look_at(getpid());
+	memory.len = len;
+	map_memory(&memory, PROT_READ | PROT_WRITE);
+	mem = memory.addr;
+	copy = reserve(len);
+	fail_if(mprotect(copy, len, PROT_READ | PROT_WRITE), "mprotect");
+	guest_thread = start_thread(guest, NULL);
 	while (__atomic_load_n(word(mem, NR_PAGES - 1), __ATOMIC_RELAXED) < 2)
 		usleep(100);
 	/* Where something is protected, anonymous memory is not collapsed. */
-	if (anon && disturbance->once == collapse)
-		collapse();
+	if (anon && disturbance->once == collapse_all)
+		collapse_all();
 
-	mode->take();
+	step("take");
+	way->take();
+	step("check");
 	check_whole();
-	if (mode->take == track) {
+	if (way->take == track) {
 		check_same();
 		check_idle();
 	}
-	end(KSFT_PASS, "whole");
 }
 
-static void do_row(const struct mode *mode, const char *name, bool anon)
+static const char *impossible(const struct row_id *id)
 {
-	int status;
-	pid_t pid;
+	const struct disturbance *this = id->of[0];
 
-	/* a kernel that dies of it cannot tell afterwards */
-	ksft_print_msg("row %s\n", name);
-	fflush(stdout);
-	snprintf(why, 256, "died, or was not finished in %d s", ROW_SECONDS);
-	if (disturbance->knob)
-		set_knob(disturbance->knob, "1");
-	pid = fork();
-	if (!pid)
-		run_row(mode, anon);
-	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		ksft_exit_fail_msg("fork: %s\n", strerror(errno));
-	if (disturbance->knob)
-		set_knob(disturbance->knob, "0");
-
-	if (WIFEXITED(status) && WEXITSTATUS(status) == KSFT_PASS)
-		ksft_test_result_pass("%s\n", name);
-	else if (WIFEXITED(status) && WEXITSTATUS(status) == KSFT_SKIP)
-		ksft_test_result_skip("%s # %s\n", name, why);
-	else
-		ksft_test_result_fail("%s # %s\n", name, why);
+	return this->anon && !is_private_anon(kind_named(id->word[1])) ?
+	       "KSM merges anonymous pages only" : NULL;
 }
 
-static unsigned int each_row(const char *selection, bool run)
+static void set_knobs(const struct row_id *id)
 {
-	unsigned int d, m, k, nr = 0;
-	char name[64];
+	const struct disturbance *this = id->of[0];
 
-	for (d = 0; d < ARRAY_SIZE(disturbances); d++)
-		for (k = 0; k < ARRAY_SIZE(memories); k++)
-			for (m = 0; m < ARRAY_SIZE(modes); m++) {
-				disturbance = &disturbances[d];
-				snprintf(name, sizeof(name), "%s %s %s",
-					 disturbance->name, memories[k],
-					 modes[m].name);
-				if ((k && disturbance->anon) ||
-				    (selection && !strstr(name, selection)))
-					continue;
-				nr++;
-				if (run)
-					do_row(&modes[m], name, !k);
-			}
-	return nr;
+	set_memory_knobs(kind_named(id->word[1]));
+	set_numa_knobs(true);
+	set_ksm_knobs(false);
+	if (this->knob)
+		set_knob(this->knob, "1");
 }
 
-static void set_knobs(void)
+static void setup(void)
 {
-	set_knob(THP "enabled", "madvise");
-	set_knob(NUMAB_ON, "0");
-	set_knob(NUMAB "scan_delay_ms", "1");
-	set_knob(NUMAB "scan_period_min_ms", "1");
-	set_knob(NUMAB "scan_size_mb", "16");
-	set_knob(KSM "run", "0");
-	set_knob(KSM "advisor_mode", "none");
-	set_knob(KSM "smart_scan", "0");
-	set_knob(KSM "sleep_millisecs", "0");
-	set_knob(KSM "pages_to_scan", "5000");
+	find_machine();
+	len = NR_PAGES * page_size;
 }
+
+static const struct test test = {
+	.tables = { TABLE(disturbances), TABLE(memories), TABLE(ways) },
+	.seconds = 60,
+	.impossible = impossible,
+	.setup = setup,
+	.set_knobs = set_knobs,
+	.run = run_row,
+};
 
 int main(int argc, char **argv)
 {
-	const char *selection = argc > 1 ? argv[1] : NULL;
-	unsigned int nr = each_row(selection, false);
-
-	if (!nr) {
-		fprintf(stderr, "%s: there is no row \"%s\"\n", argv[0], selection);
-		return 2;
-	}
-	ksft_print_header();
-	if (geteuid())
-		ksft_exit_skip("needs root, for the knobs and /proc/kpageflags\n");
-	find_sizes();
-	find_nodes();
-	len = NR_PAGES * page_size;
-	kpageflags_fd = open("/proc/kpageflags", O_RDONLY | O_CLOEXEC);
-	vmstat_fd = open("/proc/vmstat", O_RDONLY | O_CLOEXEC);
-	why = mmap(NULL, 256, PROT_READ | PROT_WRITE,
-		   MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (kpageflags_fd < 0 || vmstat_fd < 0 || why == MAP_FAILED)
-		ksft_exit_skip("needs /proc/kpageflags and /proc/vmstat\n");
-	set_knobs();
-
-	ksft_set_plan(nr);
-	each_row(selection, true);
-
-	restore_knobs();
-	ksft_finished();
+	return run_test(&test, argc, argv);
 }
