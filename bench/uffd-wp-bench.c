@@ -9,25 +9,26 @@
  * each in a process of its own, and the cheapest run is told: what the others
  * have on top is a timer tick or a refilled cache of the allocators.
  */
-#define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
-#include <stdarg.h>
+#include <time.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
 
-#include "uffd-wp-util.h"
+#include "uffd-wp-memory.h"
+#include "uffd-wp-path.h"
+#include "uffd-wp-row.h"
 
+#define RUN_SECONDS	600
 #define RUNS		7
 #define PAGES		1024
 #define HUGE_PAGES	8
 #define TRACKED		(64UL << 20)
-
-#define PM_SOFT_DIRTY	BIT_ULL(55)
-#define SCAN_WP		BIT(0)
-#define SCAN_CHECK	BIT(1)
 
 enum { ANON, MEMFD, SHMEM_THP, HUGETLB, FILE_BACKED, NR_KINDS };
 
@@ -48,30 +49,15 @@ struct row {
 	/* of the run that goes on */
 	int kind;
 	bool registered;
-	bool async;
-	char *addr;
-	size_t len, stride;
-	long nr;
-	int fd, uffd;
+	struct memory mem;
 };
 
 struct figures {
 	long pages, faults;
 	uint64_t instructions;
-	char why_not[100];
 };
 
 static struct figures *figures;
-
-static void __attribute__((noreturn, format(printf, 1, 2))) give_up(const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	vsnprintf(figures->why_not, sizeof(figures->why_not), fmt, args);
-	va_end(args);
-	_exit(1);
-}
 
 /*
  * Counting
@@ -135,147 +121,54 @@ static void stop(long pages)
  * Memory
  */
 
-static char *map_row(struct row *row)
-{
-	bool huge = row->kind == HUGETLB, thp = row->kind == SHMEM_THP;
-	size_t align = 2 * (pmd_size > huge_size ? pmd_size : huge_size);
-	char *addr;
-
-	row->stride = huge ? huge_size : page_size;
-	if (!row->len)
-		row->len = huge ? HUGE_PAGES * huge_size : thp ? 2 * pmd_size :
-			   PAGES * page_size;
-	row->nr = row->len / row->stride;
-	row->fd = -1;
-	if (row->kind == FILE_BACKED)
-		row->fd = open(".", O_RDWR | O_TMPFILE, 0600);
-	else if (row->kind != ANON)
-		row->fd = memfd_create("bench", huge ? MFD_HUGETLB : 0);
-	if (row->kind != ANON && (row->fd < 0 || ftruncate(row->fd, row->len)))
-		give_up("no file: %s", strerror(errno));
-	addr = mmap(NULL, row->len + align, PROT_NONE,
-		    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (addr == MAP_FAILED)
-		give_up("no room");
-	addr = (char *)(((uintptr_t)addr + align - 1) & ~(align - 1));
-	addr = mmap(addr, row->len, PROT_READ | PROT_WRITE, MAP_FIXED |
-		    (row->fd < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED),
-		    row->fd, 0);
-	if (addr == MAP_FAILED)
-		give_up("mmap: %s", strerror(errno));
-	if (thp)
-		madvise(addr, row->len, MADV_HUGEPAGE);
-	return addr;
-}
-
 static void read_all(struct row *row)
 {
 	long i;
 
-	for (i = 0; i < row->nr; i++)
-		(void)__atomic_load_n(row->addr + i * row->stride, __ATOMIC_RELAXED);
+	for (i = 0; i < row->mem.nr; i++)
+		(void)__atomic_load_n(row->mem.addr + i * row->mem.page, __ATOMIC_RELAXED);
 }
 
 static void write_some(struct row *row, long nr)
 {
-	long i, step = row->nr / nr;
+	long i, step = row->mem.nr / nr;
 
 	for (i = 0; i < nr; i++)
-		__atomic_store_n(row->addr + i * step * row->stride, 1, __ATOMIC_RELAXED);
+		__atomic_store_n(row->mem.addr + i * step * row->mem.page, 1, __ATOMIC_RELAXED);
 }
 
 static void write_all(struct row *row)
 {
-	write_some(row, row->nr);
-}
-
-/* The pages of a file are there before: what fills it is another matter. */
-static void fill(struct row *row)
-{
-	char *view = mmap(NULL, row->len, PROT_READ | PROT_WRITE, MAP_SHARED, row->fd, 0);
-	size_t at;
-
-	if (view == MAP_FAILED)
-		give_up("mmap: %s", strerror(errno));
-	for (at = 0; at < row->len; at += row->stride)
-		view[at] = 1;
-	munmap(view, row->len);
-	if (row->kind == FILE_BACKED && fsync(row->fd))
-		give_up("fsync: %s", strerror(errno));
+	write_some(row, row->mem.nr);
 }
 
 static void make(struct row *row)
 {
-	row->addr = map_row(row);
-	if (row->kind == SHMEM_THP) {
-		/* shmem maps no huge page anew in a VMA that is registered */
-		write_all(row);
-		if (smaps_bytes(row->addr, row->len, "ShmemPmdMapped") != row->len)
-			give_up("no huge page");
-		madvise(row->addr, row->len, MADV_DONTNEED);
-	} else if (row->fd >= 0) {
-		fill(row);
-	}
+	struct memory *mem = &row->mem;
+
+	if (!mem->len)
+		mem->len = row->kind == HUGETLB ? HUGE_PAGES * huge_size :
+			   row->kind == SHMEM_THP ? 2 * pmd_size : PAGES * page_size;
+	map_memory(mem, PROT_READ | PROT_WRITE);
+	/* The pages of a file are there before: what fills it is another matter. */
+	if (mem->fd >= 0)
+		fill_file(mem);
 }
 
 /*
  * userfaultfd, for those rows that are registered
  */
 
-static void arm(struct row *row)
+static void register_row(struct row *row)
 {
-	struct uffdio_api api = {
-		.api = UFFD_API,
-		.features = UFFD_FEATURE_PAGEFAULT_FLAG_WP |
-			    UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-			    UFFD_FEATURE_WP_UNPOPULATED |
-			    (row->async ? UFFD_FEATURE_WP_ASYNC : 0),
-	};
-	struct uffdio_register reg = {
-		.range.start = (uintptr_t)row->addr,
-		.range.len = row->len,
-		.mode = UFFDIO_REGISTER_MODE_WP,
-	};
-
-	if (!row->registered)
-		return;
-	row->uffd = syscall(__NR_userfaultfd, O_CLOEXEC);
-	if (row->uffd < 0 || ioctl(row->uffd, UFFDIO_API, &api) ||
-	    ioctl(row->uffd, UFFDIO_REGISTER, &reg))
-		give_up("userfaultfd: %s", strerror(errno));
+	if (row->registered)
+		arm(&row->mem, UFFD_FEATURE_WP_UNPOPULATED);
 }
 
 static void protect(struct row *row, size_t from, size_t len, bool on)
 {
-	struct uffdio_writeprotect arg = {
-		.range.start = (uintptr_t)row->addr + from,
-		.range.len = len,
-		.mode = on ? UFFDIO_WRITEPROTECT_MODE_WP : 0,
-	};
-
-	if (row->registered && ioctl(row->uffd, UFFDIO_WRITEPROTECT, &arg))
-		give_up("UFFDIO_WRITEPROTECT: %s", strerror(errno));
-}
-
-static void set_prot(struct row *row, int prot)
-{
-	if (mprotect(row->addr, row->len, prot))
-		give_up("mprotect: %s", strerror(errno));
-}
-
-static void move_to(struct row *row, int node)
-{
-	size_t step = row->kind == SHMEM_THP ? pmd_size : row->stride;
-	static void *pages[PAGES];
-	static int where[PAGES], status[PAGES];
-	unsigned long i, nr = row->len / step;
-
-	for (i = 0; i < nr; i++) {
-		pages[i] = row->addr + i * step;
-		where[i] = node;
-	}
-	if (syscall(__NR_move_pages, 0, nr, pages, where, status, 2))
-		give_up("move_pages: %s", strerror(errno));
+	if (row->registered)
+		set_protection(&row->mem, from, len, on);
 }
 
 /*
@@ -285,16 +178,16 @@ static void move_to(struct row *row, int node)
 static void read_in(struct row *row)
 {
 	make(row);
-	arm(row);
+	register_row(row);
 	start();
 	read_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void populate(struct row *row)
 {
 	make(row);
-	arm(row);
+	register_row(row);
 	if (row->arg)
 		write_all(row);
 	else
@@ -306,62 +199,59 @@ static void read_then_write(struct row *row)
 	populate(row);
 	start();
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void mprotect_toggle(struct row *row)
 {
 	populate(row);
 	start();
-	set_prot(row, PROT_READ);
-	set_prot(row, PROT_READ | PROT_WRITE);
+	mprotect_and_back(&row->mem, PROT_READ);
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void protect_unprotect(struct row *row)
 {
 	populate(row);
 	start();
-	protect(row, 0, row->len, true);
-	protect(row, 0, row->len, false);
+	protect(row, 0, row->mem.len, true);
+	protect(row, 0, row->mem.len, false);
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void unregister(struct row *row)
 {
-	struct uffdio_range range;
-
 	populate(row);
-	range.start = (uintptr_t)row->addr;
-	range.len = row->len;
 	start();
-	if (row->registered && ioctl(row->uffd, UFFDIO_UNREGISTER, &range))
-		give_up("UFFDIO_UNREGISTER: %s", strerror(errno));
+	if (row->registered &&
+	    uffd_unregister(row->mem.uffd, row->mem.addr, row->mem.len))
+		fail("UFFDIO_UNREGISTER: %s", strerror(errno));
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void protect_close(struct row *row)
 {
 	populate(row);
-	protect(row, 0, row->len, true);
+	protect(row, 0, row->mem.len, true);
 	start();
 	if (row->registered)
-		close(row->uffd);
+		close(row->mem.uffd);
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void migrate(struct row *row)
 {
+	need_two_nodes();
 	populate(row);
-	move_to(row, 0);
+	try_move_pages(&row->mem, nodes[0]);
 	start();
-	move_to(row, 1);
+	try_move_pages(&row->mem, nodes[1]);
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void fork_once(struct row *row)
@@ -375,30 +265,30 @@ static void fork_once(struct row *row)
 	if (!pid)
 		_exit(0);
 	if (pid < 0 || waitpid(pid, &status, 0) != pid)
-		give_up("fork: %s", strerror(errno));
+		fail("fork: %s", strerror(errno));
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void async_populated(struct row *row)
 {
-	row->async = true;
+	row->mem.mode = mode_named("async");
 	populate(row);
-	protect(row, 0, row->len, true);
+	protect(row, 0, row->mem.len, true);
 	start();
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 static void async_untouched(struct row *row)
 {
-	row->async = true;
+	row->mem.mode = mode_named("async");
 	make(row);
-	arm(row);
-	protect(row, 0, row->len, true);
+	register_row(row);
+	protect(row, 0, row->mem.len, true);
 	start();
 	write_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 /* One processor, and nobody else's threads on it while something is counted. */
@@ -407,7 +297,7 @@ static void set_priority(int priority)
 	struct sched_param param = { .sched_priority = priority };
 
 	if (sched_setscheduler(0, SCHED_FIFO, &param))
-		give_up("sched_setscheduler: %s", strerror(errno));
+		fail("sched_setscheduler: %s", strerror(errno));
 }
 
 static void have_it_alone(void)
@@ -417,7 +307,7 @@ static void have_it_alone(void)
 	CPU_ZERO(&set);
 	CPU_SET(0, &set);
 	sched_setaffinity(0, sizeof(set), &set);
-	write_file("/proc/sys/kernel/sched_rt_runtime_us", "-1");
+	write_text("/proc/sys/kernel/sched_rt_runtime_us", "-1");
 	set_priority(1);
 }
 
@@ -426,7 +316,7 @@ static int go[2], came[2];
 static void say(int *to)
 {
 	if (write(to[1], "", 1) != 1)
-		give_up("pipe: %s", strerror(errno));
+		fail("pipe: %s", strerror(errno));
 }
 
 static void wait_for(int *from)
@@ -434,7 +324,7 @@ static void wait_for(int *from)
 	char byte;
 
 	if (read(from[0], &byte, 1) != 1)
-		give_up("pipe: %s", strerror(errno));
+		fail("pipe: %s", strerror(errno));
 }
 
 static void *writer(void *row)
@@ -454,26 +344,28 @@ static void event_cycle(struct row *row)
 	long i;
 
 	if (!row->registered)
-		give_up("-");
+		skip("nothing is reported");
 	populate(row);
 	if (pipe(go) || pipe(came) || pthread_create(&thread, NULL, writer, row))
-		give_up("no thread");
+		fail("no thread");
 	/* A thread that starts or ends takes faults that are not the row's. */
 	wait_for(came);
+	/* Where the tests poll, this one waits. */
+	fcntl(row->mem.uffd, F_SETFL, 0);
 	/* Each event is read at once, each page written when it is resolved. */
 	set_priority(2);
 	start();
-	protect(row, 0, row->len, true);
+	protect(row, 0, row->mem.len, true);
 	say(go);
-	for (i = 0; i < row->nr; i++) {
-		if (read(row->uffd, &msg, sizeof(msg)) != sizeof(msg) ||
+	for (i = 0; i < row->mem.nr; i++) {
+		if (read(row->mem.uffd, &msg, sizeof(msg)) != sizeof(msg) ||
 		    msg.event != UFFD_EVENT_PAGEFAULT)
-			give_up("no event");
-		protect(row, (msg.arg.pagefault.address & ~(row->stride - 1)) -
-			     (uintptr_t)row->addr, row->stride, false);
+			fail("no event");
+		protect(row, (msg.arg.pagefault.address & ~(row->mem.page - 1)) -
+			     (uintptr_t)row->mem.addr, row->mem.page, false);
 	}
 	wait_for(came);
-	stop(row->nr);
+	stop(row->mem.nr);
 	pthread_join(thread, NULL);
 }
 
@@ -483,25 +375,19 @@ static void event_cycle(struct row *row)
  * tracked anew. Told for each page that was written.
  */
 
-static struct scan_region regions[TRACKED / 4096];
+static struct page_region regions[TRACKED / 4096];
 
 static long scan_and_protect(struct row *row)
 {
-	struct scan_arg arg = {
-		.size = sizeof(arg),
-		.flags = SCAN_WP | SCAN_CHECK,
-		.start = (uintptr_t)row->addr,
-		.end = (uintptr_t)row->addr + row->len,
-		.vec = (uintptr_t)regions,
-		.vec_len = ARRAY_SIZE(regions),
-		.category_mask = SCAN_WRITTEN,
-		.return_mask = SCAN_WRITTEN,
-	};
-	int i, n = ioctl(pagemap_fd, SCAN_IOCTL, &arg);
+	struct pm_scan_arg arg =
+		scan_arg(row->mem.addr, row->mem.len,
+			 PM_SCAN_WP_MATCHING | PM_SCAN_CHECK_WPASYNC, regions,
+			 ARRAY_SIZE(regions));
+	int i, n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
 	long found = 0;
 
 	if (n < 0)
-		give_up("PAGEMAP_SCAN: %s", strerror(errno));
+		fail("PAGEMAP_SCAN: %s", strerror(errno));
 	for (i = 0; i < n; i++)
 		found += (regions[i].end - regions[i].start) / page_size;
 	return found;
@@ -510,16 +396,16 @@ static long scan_and_protect(struct row *row)
 static long read_soft_dirty(struct row *row)
 {
 	static uint64_t entries[TRACKED / 4096];
-	ssize_t n = pread(pagemap_fd, entries, row->nr * 8,
-			  (uintptr_t)row->addr / page_size * 8);
+	ssize_t n = pread(pagemap_fd, entries, row->mem.nr * 8,
+			  (uintptr_t)row->mem.addr / page_size * 8);
 	long i, found = 0;
 
-	if (n != row->nr * 8)
-		give_up("pagemap: %s", strerror(errno));
-	for (i = 0; i < row->nr; i++)
+	if (n != row->mem.nr * 8)
+		fail("pagemap: %s", strerror(errno));
+	for (i = 0; i < row->mem.nr; i++)
 		found += !!(entries[i] & PM_SOFT_DIRTY);
-	if (!write_file("/proc/self/clear_refs", "4"))
-		give_up("clear_refs: %s", strerror(errno));
+	if (!write_text("/proc/self/clear_refs", "4"))
+		fail("clear_refs: %s", strerror(errno));
 	return found;
 }
 
@@ -540,7 +426,7 @@ static long take_caught(struct row *row)
 {
 	long found = caught;
 
-	set_prot(row, PROT_READ);
+	set_prot(&row->mem, PROT_READ);
 	caught = 0;
 	return found;
 }
@@ -550,13 +436,13 @@ static void track(struct row *row, long (*collect)(struct row *row))
 	long nr, found;
 	int round;
 
-	row->len = TRACKED;
-	row->async = true;
+	row->mem.len = TRACKED;
+	row->mem.mode = mode_named("async");
 	make(row);
-	arm(row);
+	register_row(row);
 	write_all(row);
 	collect(row);
-	nr = row->nr * row->arg / 100;
+	nr = row->mem.nr * row->arg / 100;
 	/* The first round finds the page tables and VMAs as the setup left them. */
 	for (round = 0; round < 2; round++) {
 		start();
@@ -564,7 +450,7 @@ static void track(struct row *row, long (*collect)(struct row *row))
 		found = collect(row);
 		stop(nr);
 		if (found != nr)
-			give_up("%ld of %ld pages found", found, nr);
+			fail("%ld of %ld pages found", found, nr);
 	}
 }
 
@@ -594,7 +480,7 @@ static void track_mprotect(struct row *row)
  * Group "others": those who do not use it
  */
 
-static void touch(struct row *row)
+static void fault_in(struct row *row)
 {
 	make(row);
 	start();
@@ -602,7 +488,7 @@ static void touch(struct row *row)
 		write_all(row);
 	else
 		read_all(row);
-	stop(row->nr);
+	stop(row->mem.nr);
 }
 
 #define K(kind)	(1U << (kind))
@@ -633,50 +519,47 @@ static const struct row rows[] = {
 	{ TRACKING, "sigsegv_10%", track_mprotect, K(ANON) | K(MEMFD), 10 },
 	{ TRACKING, "sigsegv_100%", track_mprotect, K(ANON) | K(MEMFD), 100 },
 
-	{ OTHERS, "fault_in_read", touch, ALL | K(FILE_BACKED), 0 },
-	{ OTHERS, "fault_in_write", touch, ALL | K(FILE_BACKED), 1 },
+	{ OTHERS, "fault_in_read", fault_in, ALL | K(FILE_BACKED), 0 },
+	{ OTHERS, "fault_in_write", fault_in, ALL | K(FILE_BACKED), 1 },
 	{ OTHERS, "mprotect_toggle", mprotect_toggle, ALL | K(FILE_BACKED), 1 },
 	{ OTHERS, "migrate", migrate, ALL, 1 },
 	{ OTHERS, "fork", fork_once, ALL | K(FILE_BACKED), 1 },
 };
 
+static void run_once(const void *arg)
+{
+	struct row row = *(const struct row *)arg;
+
+	look_at(getpid());
+	start();
+	row.run(&row);
+}
+
 static void run_row(const struct row *original, int kind, bool registered)
 {
+	struct row row = *original;
 	struct figures best = { };
-	bool first = true;
-	int i, status;
-	pid_t pid;
+	int i;
 
-	for (i = 0; i < (original->group == TRACKING ? 4 : RUNS); i++) {
-		memset(figures, 0, sizeof(*figures));
-		pid = fork();
-		if (!pid) {
-			struct row row = *original;
-
-			row.kind = kind;
-			row.registered = registered;
-			pagemap_fd = open("/proc/self/pagemap", O_RDONLY);
-			start();
-			row.run(&row);
-			_exit(0);
-		}
-		if (pid < 0 || waitpid(pid, &status, 0) != pid || status || !figures->pages) {
-			if (!strcmp(figures->why_not, "-"))
-				return;
-			best = *figures;
-			if (!best.why_not[0])
-				snprintf(best.why_not, sizeof(best.why_not), "died: status %#x", status);
+	row.kind = kind;
+	row.registered = registered;
+	row.mem.kind = kind_named(kind_names[kind]);
+	row.mem.mode = mode_named("sync");
+	set_memory_knobs(row.mem.kind);
+	for (i = 0; i < (row.group == TRACKING ? 4 : RUNS); i++) {
+		run_process(run_once, &row, RUN_SECONDS);
+		if (report->outcome == SKIP)
+			return;
+		if (report->outcome != PASS)
 			break;
-		}
-		if (first || figures->instructions < best.instructions)
+		if (!i || figures->instructions < best.instructions)
 			best = *figures;
-		first = false;
 	}
 	mark('e');
-	printf("%s\t%s\t%s\t%s\t", group_names[original->group], original->name, kind_names[kind],
+	printf("%s\t%s\t%s\t%s\t", group_names[row.group], row.name, kind_names[kind],
 	       registered ? "registered" : "unregistered");
-	if (best.why_not[0])
-		printf("failed: %s\n", best.why_not);
+	if (report->outcome != PASS)
+		printf("failed: %s\n", report->text);
 	else
 		printf("%ld\t%ld\t%llu\n", best.pages, best.faults,
 		       (unsigned long long)best.instructions);
@@ -707,23 +590,15 @@ static int list(void)
 int main(int argc, char **argv)
 {
 	static char out[64 << 10];
-	char path[128];
 	unsigned int i;
-	int kind, node, registered;
+	int kind, registered;
 
 	if (argc == 2 && !strcmp(argv[1], "-l"))
 		return list();
 	/* Told at the end: what carries it to the host would count, too. */
 	setvbuf(stdout, out, _IOFBF, sizeof(out));
-	find_sizes();
-	set_knob(NUMAB_ON, "0");
-	set_knob(THP "enabled", "never");
-	set_knob(THP "shmem_enabled", "advise");
-	for (node = 0; node < 2; node++) {
-		snprintf(path, sizeof(path), NODES "node%d/hugepages/hugepages-%zukB/nr_hugepages",
-			 node, huge_size >> 10);
-		set_knob(path, "24");
-	}
+	find_machine();
+	set_numa_knobs(false);
 	figures = mmap(NULL, sizeof(*figures), PROT_READ | PROT_WRITE,
 		       MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (figures == MAP_FAILED)

@@ -177,7 +177,7 @@ class Judged(unittest.TestCase):
 
     def test_report(self):
         said = self.said(tables.report, House(self.folder), [])
-        for cells in (["ksm_merge", "all but memfd-shared", "lost", "kept"], ["mprotect_read_rw", "anon", "kept", "kept"],
+        for cells in (["ksm_merge", "all but memfd", "lost", "kept"], ["mprotect_read_rw", "anon", "kept", "kept"],
                       ["read_in", "memfd", "sync 1.00, async 0.06", "0.06", "0.06"]):
             self.assertIn(cells, [[cell.strip() for cell in line.strip("|").split("|")] for line in said])
         for recording in "hang", "torn", "early":
