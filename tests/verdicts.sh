@@ -446,3 +446,23 @@ t_test_counts_bad() {
 	rm scripts/vma-tests
 	if make_test; then wrong "passes without scripts/vma-tests"; fi
 }
+
+# --- make here: what the tests said of the kernel that is running
+
+t_here_table() {
+	printf '%s\n' '# running uffd-wp-pte' 'ok 1 ksm_merge memfd sync' 'not ok 2 ksm_merge anon sync # lost: 2 of 2 pages' \
+		'not ok 3 ksm_merge anon async # lost: 2 of 2 pages' 'ok 4 numa_hint anon sync # SKIP needs two nodes' \
+		'# running uffd-wp-faults' '# read memfd sync: 0.000 1.000 (limit 0.000) faults a page' \
+		'not ok 1 read memfd sync # 64 faults for 64 pages, 0 without userfaultfd' > "$CASE/results"
+	here/table "$CASE/results" > "$CASE/said" 2>&1 || wrong "fails"
+	grep -qxF '| ksm_merge | anon | 2 of 3 | lost: 2 of 2 pages |' "$CASE/said" || wrong "does not say what is lost"
+	grep -qxF '| read | memfd | 1.00 | 0.00 |' "$CASE/said" || wrong "does not say what it costs"
+	grep -qxF '  1: needs two nodes' "$CASE/said" || wrong "does not say what was not asked"
+	if grep -q 'No protection was lost' "$CASE/said"; then wrong "says that nothing was lost"; fi
+	sed -i '/ksm_merge anon/d' "$CASE/results"
+	here/table "$CASE/results" > "$CASE/said" 2>&1 || wrong "fails if all is well"
+	grep -qx 'No protection was lost in the rows above.' "$CASE/said" || wrong "does not say that nothing was lost"
+	echo 'Bail out! uffd-wp-pte ended with 139' >> "$CASE/results"
+	if here/table "$CASE/results" > "$CASE/said" 2>&1; then wrong "passes though a test died"; fi
+	grep -qx 'Bail out! uffd-wp-pte ended with 139' "$CASE/said" || wrong "does not say which test died"
+}
