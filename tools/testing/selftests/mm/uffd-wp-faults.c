@@ -648,7 +648,6 @@ static void track_soft_dirty(struct row *row)
 	check_soft_dirty(row, false);
 }
 
-/* The last page of each huge page goes, and nobody writes. */
 /*
  * The tables
  */

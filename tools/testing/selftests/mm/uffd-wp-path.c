@@ -223,6 +223,10 @@ void take_hints(const struct memory *mem, void (*idle)(int n))
 	}
 	if (left)
 		again("%d folios took no hinting fault", left);
+	/* What was counted may have been of something else. */
+	for (i = 0; i < mem->nr; i++)
+		if (begins_folio(mem, i))
+			touch(target(mem, i));
 }
 
 /*
