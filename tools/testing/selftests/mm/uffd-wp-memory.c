@@ -121,14 +121,14 @@ const struct mode *mode_named(const char *name)
 	ksft_exit_fail_msg("no mode is called %s\n", name);
 }
 
-static void set_thp_size(size_t size, const char *anon, const char *shmem)
+static void set_thp_size(size_t size, bool on)
 {
 	char path[128];
 
 	snprintf(path, sizeof(path), THP "hugepages-%zukB/enabled", size >> 10);
-	set_knob(path, anon);
+	set_knob(path, on ? "madvise" : "never");
 	snprintf(path, sizeof(path), THP "hugepages-%zukB/shmem_enabled", size >> 10);
-	set_knob(path, shmem);
+	set_knob(path, on ? "advise" : "never");
 }
 
 static void set_hugetlb(void)
@@ -156,13 +156,16 @@ static void set_hugetlb(void)
 
 void set_memory_knobs(const struct kind *kind)
 {
-	bool pmd = kind->flags & M_THP, pte = kind->flags & M_MTHP;
-
-	/* older kernels have only these two */
-	set_knob(THP "enabled", pmd || pte ? "madvise" : "never");
-	set_knob(THP "shmem_enabled", pmd || pte ? "advise" : "never");
-	set_thp_size(pmd_size, pmd ? "madvise" : "never", pmd ? "advise" : "never");
-	set_thp_size(mthp_size, pte ? "madvise" : "never", pte ? "advise" : "never");
+	/*
+	 * Older kernels have only these two. What does not ask for huge pages gets
+	 * none; each change of such a knob stops or starts khugepaged, and is slow.
+	 */
+	set_knob(THP "enabled", "madvise");
+	set_knob(THP "shmem_enabled", "advise");
+	if (kind->flags & M_LARGE) {
+		set_thp_size(pmd_size, kind->flags & M_THP);
+		set_thp_size(mthp_size, kind->flags & M_MTHP);
+	}
 	if (kind->flags & M_HUGETLB)
 		set_hugetlb();
 }
