@@ -351,11 +351,11 @@ static int do_scan_no_memory(struct row *row)
 	return scan_all(row, p, len, 0);
 }
 
-/* RWP protects a huge page of shmem by PTEs, for which it needs a page table. */
+/* RWP protects huge pages of shmem by PTEs: more page tables than can be had. */
 static int do_rwprotect_no_memory(struct row *row)
 {
 	struct memory mem = {
-		.kind = row->mem.kind, .mode = row->mem.mode, .len = 4 * pmd_size,
+		.kind = row->mem.kind, .mode = row->mem.mode, .len = 64 * pmd_size,
 	};
 	int fd = open_uffd(UFFD_FEATURE_RWP, UFFD_USER_MODE_ONLY);
 	size_t at;
