@@ -13,6 +13,7 @@ sys.dont_write_bytecode = True
 sys.path.insert(0, str(HERE.parent / "scripts" / "results.d"))
 import bench  # noqa: E402
 import figures  # noqa: E402
+import ktap  # noqa: E402
 import judge  # noqa: E402
 import tables  # noqa: E402
 from ktap import Bad, Results, Row, pattern  # noqa: E402
@@ -231,6 +232,19 @@ class Tables(unittest.TestCase):
         picture = said(bench.svg, "\n".join(lines(1, 1)) + "\n")
         self.assertIn('width="201.0" height="9" fill="#c0392b"', picture)
         self.assertEqual(picture.count("read, memfd"), 1)
+
+
+class Merge(unittest.TestCase):
+    def test_cut_short(self):
+        """The rest of a guest stays, though a program in it has no end."""
+        with tempfile.TemporaryDirectory() as folder:
+            old, new = pathlib.Path(folder) / "old.ktap", pathlib.Path(folder) / "new.ktap"
+            old.write_text("# # running ./uffd-wp-pte\n# # not ok 1 a\nnot ok 1 selftests: mm: ksft_userfaultfd.sh # TIMEOUT\n"
+                           "# # running ./cow\n# # ok 1 b\n# ok 1 cow\n")
+            new.write_text("# # running ./uffd-wp-pte\n# # ok 1 a\n# ok 1 uffd-wp-pte\n")
+            ktap.merge(old, new)
+            self.assertEqual([(row.program, row.verdict, row.name) for row in ktap.Results(old).rows],
+                             [("cow", "ok", "b"), ("suite", "ok", "cow"), ("uffd-wp-pte", "ok", "a"), ("suite", "ok", "uffd-wp-pte")])
 
 
 class Figures(unittest.TestCase):
