@@ -106,6 +106,10 @@ kernel_files() {
 	{ git -C "$1" ls-tree "$2" && git -C "$1" ls-tree "$2" tools/; } | grep -vE $'\t(Documentation|MAINTAINERS|tools|tools/testing)$'
 }
 
+# mm_tests TREE FOLDER HEADERS [MAKE WORD...]: builds programs of the mm selftests, named
+# as they are to lie in FOLDER, with the uapi headers in HEADERS/usr.
+mm_tests() { make -C "$1/tools/testing/selftests/mm" OUTPUT="$2" CC='ccache gcc' KHDR_INCLUDES="-isystem $3/usr/include" "${@:4}"; }
+
 # guest_rows [ROWS]: the command line that runs these rows ("[PROGRAM] PART OF A NAME; ...")
 # in the guest, or all of the series' own, as run_vmtests.sh would show them.
 guest_rows() {
