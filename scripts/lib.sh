@@ -110,7 +110,7 @@ kernel_files() {
 # as they are to lie in FOLDER, with the uapi headers in HEADERS/usr.
 mm_tests() { make -C "$1/tools/testing/selftests/mm" OUTPUT="$2" CC='ccache gcc' KHDR_INCLUDES="-isystem $3/usr/include" "${@:4}"; }
 
-# guest_rows [ROWS]: the command line that runs these rows ("[PROGRAM] PART OF A NAME; ...")
+# guest_rows [ROWS]: the command line that runs these rows ("PROGRAM [PART OF A NAME]; ...")
 # in the guest, or all of the series' own, as run_vmtests.sh would show them.
 guest_rows() {
 	local rows=${1:-} program part words wanted
@@ -118,10 +118,8 @@ guest_rows() {
 		words='' wanted=${rows:+no}
 		while read -r part; do
 			case "$part" in
-			'') ;;
 			"$program") wanted='' ;;
 			"$program "*) wanted='' words+=" '${part#"$program "}'" ;;
-			*) [[ " $OWN " == *" ${part%% *} "* ]] || wanted='' words+=" '$part'" ;;
 			esac
 		done <<< "${rows//;/$'\n'}"
 		[ -n "$wanted" ] || cat <<- END
