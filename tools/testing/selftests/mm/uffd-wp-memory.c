@@ -85,7 +85,10 @@ static const struct kind kinds[] = {
 	{ "shmem-mthp",		M_FD | M_MTHP },
 	{ "hugetlb-shared",	M_FD | M_HUGETLB },
 	{ "hugetlb-private",	M_PRIVATE | M_ANON | M_FD | M_HUGETLB },
+	{ "hugetlb-anon",	M_PRIVATE | M_ANON | M_HUGETLB },
 	{ "file",		M_FD | M_DISK },
+	{ "file-private-cow",	M_PRIVATE | M_ANON | M_FD | M_DISK },
+	{ "file-private",	M_PRIVATE | M_FD | M_DISK },
 };
 
 static const struct mode modes[] = {
@@ -251,6 +254,7 @@ static void map_at(const struct memory *mem, char *addr, size_t len, int prot)
 	unsigned int flags = mem->kind->flags;
 
 	if (mmap(addr, len, prot, MAP_FIXED | (mem->fd < 0 ? MAP_ANONYMOUS : 0) |
+		 (mem->fd < 0 && flags & M_HUGETLB ? MAP_HUGETLB : 0) |
 		 (flags & M_PRIVATE ? MAP_PRIVATE : MAP_SHARED), mem->fd, 0) ==
 	    MAP_FAILED) {
 		if (flags & M_HUGETLB)

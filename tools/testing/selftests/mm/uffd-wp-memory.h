@@ -67,7 +67,7 @@ const struct mode *mode_named(const char *name);
 /* No file, no copy of one: only a write makes a page that is not the zero page. */
 static inline bool is_private_anon(const struct kind *kind)
 {
-	return kind->flags & M_PRIVATE && !(kind->flags & M_FD);
+	return kind->flags & M_PRIVATE && !(kind->flags & (M_FD | M_HUGETLB));
 }
 
 /* Huge pages are to be had for memory of this kind, and for no other. */

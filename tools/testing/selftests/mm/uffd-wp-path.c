@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <linux/mempolicy.h>
@@ -286,6 +287,27 @@ void ksm_unmerge(const struct memory *mem, bool everywhere)
  * Swap and collapse
  */
 
+bool swap_is_on(void)
+{
+	struct sysinfo info;
+
+	return !sysinfo(&info) && info.totalswap;
+}
+
+int swap_off_and_on(void)
+{
+	char text[4 << 10], path[128], *line = text;
+	int err = 0;
+
+	if (read_text("/proc/swaps", text, sizeof(text)) < 0)
+		return errno;
+	/* after a line with the titles */
+	while (!err && (line = strchr(line, '\n')) &&
+	       sscanf(++line, "%127s", path) == 1)
+		err = swapoff(path) || swapon(path, 0) ? errno : 0;
+	return err;
+}
+
 /*
  * What has just been faulted in may wait in another CPU's batch for the LRU, and
  * cannot be paged out.
@@ -293,10 +315,9 @@ void ksm_unmerge(const struct memory *mem, bool everywhere)
 long swap_out_and_in(char *addr, size_t len)
 {
 	long long before = vm_counter("pswpin") + vm_counter("pswpout");
-	struct sysinfo info;
 	size_t at;
 
-	if (sysinfo(&info) || !info.totalswap)
+	if (!swap_is_on())
 		return -1;
 	madvise(addr, len, MADV_PAGEOUT);
 	for (at = 0; at < len; at += page_size)

@@ -53,6 +53,9 @@ void ksm_pause(void);
 /* By MADV_UNMERGEABLE, or of all processes at once */
 void ksm_unmerge(const struct memory *mem, bool everywhere);
 
+bool swap_is_on(void);
+/* Brings all in that is swapped out. Returns an errno. */
+int swap_off_and_on(void);
 /* How many pages went out or came in, -1 if there is no swap space */
 long swap_out_and_in(char *addr, size_t len);
 /* -1 if a huge page is larger than the memory */

@@ -29,17 +29,22 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <linux/mman.h>
 
+#include "../../../../mm/gup_test.h"
 #include "uffd-wp-memory.h"
 #include "uffd-wp-path.h"
 #include "uffd-wp-row.h"
 
 #define UNPOISON	"/sys/kernel/debug/hwpoison/unpoison-pfn"
+#define SPLIT		"/sys/kernel/debug/split_huge_pages"
 #define WAIT_MS		5000	/* no single step takes longer */
 #define MAX_UNITS	32
 
@@ -58,6 +63,11 @@ enum {
 	P_PROT		= BIT(8),	/* first mapped with the protection in arg */
 	P_CACHED	= BIT(9),	/* the content is not lost with the entry */
 	P_SMALL		= BIT(10),	/* works on a part of a huge page */
+	P_LRU		= BIT(11),	/* works on what reclaim looks at */
+	P_PRIVATE	= BIT(12),	/* writes to the memory of another process */
+	P_SHARED	= BIT(13),	/* writes to private memory */
+	P_LARGE		= BIT(14),	/* works on large folios */
+	P_PMD		= BIT(15),	/* works on what a PMD may map */
 };
 
 struct path {
@@ -259,7 +269,7 @@ static void touch_all(struct row *row)
 /* Does the content come through the file? */
 static bool by_file(const struct row *row)
 {
-	return row->flags & M_TMPFS ||
+	return row->flags & (M_TMPFS | M_DISK) ||
 	       (row->flags & M_PRIVATE && row->flags & M_FD &&
 		!(row->flags & M_HUGETLB));
 }
@@ -859,6 +869,172 @@ static void migrate_compact(struct row *row)
 }
 
 /*
+ * Paths: swap, and what else an LRU has in store
+ */
+
+/* Protected units whose page is mapped, or is not */
+static int count_mapped(const struct row *row, bool mapped)
+{
+	int i, n = 0;
+
+	for (i = 0; i < row->mem.nr; i++)
+		n += protected(row, i) && !pfn_of(target(&row->mem, i)) != mapped;
+	return n;
+}
+
+static void page_out(struct row *row)
+{
+	int n, left = 1;
+
+	if (!swap_is_on())
+		skip("needs swap space");
+	for (n = 0; n < 20 && left; n++) {
+		/* what waits in another CPU's batch for the LRU is not looked at */
+		if (n)
+			write_text("/proc/sys/vm/compact_memory", "1");
+		fail_if(madvise(row->mem.addr, row->mem.len, MADV_PAGEOUT),
+			"MADV_PAGEOUT");
+		left = count_mapped(row, true);
+	}
+	if (left)
+		again("%d of %d pages were not paged out", left, row->nr_protected);
+}
+
+static void page_out_and_in(struct row *row)
+{
+	page_out(row);
+	touch_all(row);
+	if (count_mapped(row, false))
+		again("not all pages are there again");
+}
+
+static void page_out_swapoff(struct row *row)
+{
+	int err;
+
+	page_out(row);
+	err = swap_off_and_on();
+	if (err)
+		again("swapoff: %s", strerror(err));
+	/* the pages of a file are in the page cache then, and are not mapped */
+	if (row->flags & M_ANON && count_mapped(row, false))
+		fail("setup: not all pages are there after swapoff");
+}
+
+static void advise(struct row *row)
+{
+	fail_if(madvise(row->mem.addr, row->mem.len, row->path->arg), "madvise");
+}
+
+static void lock_and_unlock(struct row *row)
+{
+	if (mlock(row->mem.addr, row->mem.len))
+		skip("mlock: %s", strerror(errno));
+	fail_if(munlock(row->mem.addr, row->mem.len), "munlock");
+}
+
+static void clear_bits(struct row *row)
+{
+	if (row->path->arg == 4 && !softdirty_supported())
+		skip("no soft-dirty tracking");
+	fail_if(!write_text("/proc/self/clear_refs", row->path->arg == 4 ? "4" : "1"),
+		"clear_refs");
+}
+
+/*
+ * Paths: huge pages become small ones, and would become huge again
+ */
+
+static void split(struct row *row)
+{
+	const uint64_t compound = KPF_COMPOUND_HEAD | KPF_COMPOUND_TAIL;
+	int i, n, left = 1;
+	char text[80];
+
+	snprintf(text, sizeof(text), "%d,%#lx,%#lx,0", getpid(),
+		 (unsigned long)row->mem.addr,
+		 (unsigned long)row->mem.addr + row->mem.map_len);
+	for (n = 0; n < 20 && left; n++) {
+		if (!write_text(SPLIT, text))
+			skip("needs %s", SPLIT);
+		touch_all(row);
+		for (i = 0, left = 0; i < row->mem.nr; i++)
+			left += !!(page_flags(pfn_of(target(&row->mem, i))) & compound);
+	}
+	if (left)
+		again("%d pages are still of a large folio", left);
+}
+
+/* Where something is protected, it is refused. */
+static void split_and_collapse(struct row *row)
+{
+	char *at;
+
+	mprotect_page(row);
+	for (at = row->mem.addr; at < row->mem.addr + row->mem.len; at += pmd_size)
+		if (madvise(at, pmd_size, MADV_COLLAPSE) && errno != EINVAL &&
+		    errno != EAGAIN && errno != EBUSY)
+			skip("MADV_COLLAPSE: %s", strerror(errno));
+}
+
+/*
+ * Paths: fork(), and pins. The child has nothing protected, and lives on to the
+ * end of the row where its pages are to stay shared.
+ */
+
+enum { CHILD_EXITS, CHILD_LIVES, CHILD_WRITES };
+
+static pid_t start_child(const struct row *row, int what)
+{
+	pid_t parent = getpid(), pid = fork();
+	int i;
+
+	fail_if(pid < 0, "fork");
+	if (pid)
+		return pid;
+	/* The row may have ended before this. */
+	if (prctl(PR_SET_PDEATHSIG, SIGKILL) || getppid() != parent)
+		_exit(1);
+	for (i = 0; what == CHILD_WRITES && i < row->mem.nr; i++)
+		put_word(target(&row->mem, i) + word_at(0), ~0ULL);
+	while (what == CHILD_LIVES)
+		pause();
+	_exit(0);
+}
+
+static void fork_child(struct row *row)
+{
+	pid_t pid = start_child(row, row->path->arg);
+	uint64_t until = now_ms() + WAIT_MS;
+	int status, n = 0;
+
+	while (row->path->arg != CHILD_LIVES && !n) {
+		n = waitpid(pid, &status, WNOHANG);
+		if (now_ms() > until)
+			fail("hang: the child does not end in %d ms", WAIT_MS);
+		usleep(1000);
+	}
+	if (n && status)
+		fail("crash: the child ended with %#x", status);
+}
+
+static void pin_pages(struct row *row)
+{
+	struct pin_longterm_test pin = {
+		.addr = (uintptr_t)row->mem.addr,
+		.size = row->mem.len,
+	};
+	int fd = open("/sys/kernel/debug/gup_test", O_RDWR | O_CLOEXEC);
+
+	if (fd < 0)
+		skip("needs CONFIG_GUP_TEST");
+	/* Anonymous pages that are shared are copied for this. */
+	if (row->path->arg)
+		start_child(row, CHILD_LIVES);
+	fail_if(ioctl(fd, PIN_LONGTERM_TEST_START, &pin), "PIN_LONGTERM_TEST_START");
+}
+
+/*
  * Paths: NUMA hinting faults
  */
 
@@ -899,7 +1075,8 @@ static void numa_hint(struct row *row)
 static const char * const memories[] = {
 	"anon", "shared-anon", "memfd", "memfd-private-cow", "memfd-private", "tmpfs",
 	"anon-thp", "shmem-thp", "anon-mthp", "shmem-mthp",
-	"hugetlb-shared", "hugetlb-private",
+	"hugetlb-shared", "hugetlb-private", "hugetlb-anon",
+	"file", "file-private-cow", "file-private",
 };
 
 static const char * const modes[] = {
@@ -934,6 +1111,26 @@ static const struct path paths[] = {
 
 	{ "zap_read", P_PAGES | P_CACHED, 0, .run = zap_and_read },
 
+	/* the write finds a swap entry, a page that a read brought in, or swapoff */
+	{ "pageout", P_PAGES | P_LRU, 0, .run = page_out },
+	{ "pageout_read", P_PAGES | P_LRU, 0, .run = page_out_and_in },
+	{ "pageout_swapoff", P_PAGES | P_LRU, 0, .run = page_out_swapoff },
+	{ "cold", P_LRU, MADV_COLD, .run = advise },
+	{ "populate_read", 0, MADV_POPULATE_READ, .run = advise },
+	{ "mlock", P_SHARED, 0, .run = lock_and_unlock },
+	{ "clear_referenced", 0, 1, .run = clear_bits },
+	{ "clear_soft_dirty", 0, 4, .run = clear_bits },
+
+	{ "split", P_PAGES | P_LARGE, 0, .run = split },
+	{ "split_collapse", P_PAGES | P_PMD, PROT_READ, .run = split_and_collapse },
+
+	{ "fork", 0, CHILD_EXITS, .run = fork_child },
+	{ "fork_alive", 0, CHILD_LIVES, .run = fork_child },
+	{ "fork_write", P_PRIVATE, CHILD_WRITES, .run = fork_child },
+	/* long-term, for reading */
+	{ "pin", 0, 0, .run = pin_pages },
+	{ "pin_forked", 0, 1, .run = pin_pages },
+
 	/* a read takes the hinting fault, on a misplaced page, on a local one */
 	{ "numa_hint", P_PAGES | P_NUMA_HINT | P_ON_OTHER, 0, .run = numa_hint },
 	{ "numa_hint_local", P_PAGES | P_NUMA_HINT, 0, .run = numa_hint },
@@ -961,6 +1158,8 @@ static const char *impossible(const struct row_id *id)
 	bool cow = kind->flags & M_ANON && kind->flags & M_FD &&
 		   !(kind->flags & M_HUGETLB);
 
+	if (kind->flags & M_DISK && !mode->async)
+		return "a file of a disk filesystem is registered for WP_ASYNC only";
 	if (mode->rwp && path->flags & P_KSM && kind->flags & M_LARGE)
 		return "read-write protection is looked at where KSM replaces small pages";
 	if (mode->rwp && !(path->flags & P_KSM) && (path->run || path->armed))
@@ -982,8 +1181,20 @@ static const char *impossible(const struct row_id *id)
 		return "an anonymous page takes its content with it";
 	if (path->flags & P_SMALL && kind->flags & M_HUGETLB)
 		return "a hugetlb page is never split";
+	if (path->flags & P_LRU && kind->flags & M_HUGETLB)
+		return "hugetlb is not on an LRU";
+	if (path->flags & P_PRIVATE && !(kind->flags & M_PRIVATE))
+		return "what a child writes to shared memory is written";
+	if (path->flags & P_SHARED && kind->flags & M_PRIVATE)
+		return "mlock() writes to private memory";
+	if (path->flags & P_LARGE && !(kind->flags & M_LARGE))
+		return "there is no large folio to be split";
+	if (path->flags & P_PMD && !(kind->flags & M_THP))
+		return "no PMD maps it";
 	if (path->flags & P_NUMA_HINT && kind->flags & M_HUGETLB)
 		return "NUMA balancing does not look at hugetlb";
+	if (path->flags & P_NUMA_HINT && kind->flags & M_DISK && !(kind->flags & M_ANON))
+		return "NUMA balancing passes over dirty pages of a file";
 	if (path->flags & P_COMPACT && kind->flags & (M_HUGETLB | M_THP))
 		return "compaction moves nothing as large as a page block";
 	return NULL;
@@ -1102,7 +1313,7 @@ static bool spoils(const struct row_id *id)
 {
 	const struct path *path = id->of[0];
 
-	return path->run == migrate_soft_offline;
+	return path->run == migrate_soft_offline || path->run == page_out_swapoff;
 }
 
 static const struct test test = {
