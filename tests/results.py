@@ -343,6 +343,17 @@ subjects = subjects fixes
         (self.house.results / "demo.md").write_text(f"Linux, QEMU\n\n{table}\nThe pages.\n".replace("9,000", "8,000"))
         self.assertIn("not ok - README.md: torn # says 9,000, measured 8,000; make figures writes it", self.said(False))
 
+    def test_profile(self):
+        (self.top / "README.md").write_text(self.README + "\n<!-- figures: where -->\n<!-- /figures -->\n")
+        figures = self.house.series / "figures"
+        figures.write_text(figures.read_text() + "\nwhere = profile read_in memfd\n")
+        self.assertIn("ok - README.md: where # SKIP there is no profile-read_in-memfd.md; "
+                      'make profile ROW="read_in memfd" leaves it', self.said(True))
+        (self.house.results / "profile-read_in-memfd.md").write_text("Linux\n\n| function | a |\n|---|--:|\n| f() | 1 |\n")
+        self.assertRegex("\n".join(self.said(False)), "not ok - README.md: where # .*make figures writes it")
+        self.said(True, check=False)
+        self.assertIn("| f() | 1 |\n<!-- /figures", (self.top / "README.md").read_text())
+
     def test_other_base(self):
         (self.house.series / "figures").unlink()
         self.assertRegex(self.said(True)[0], "^ok - none # SKIP there is no patches/7.3/figures")

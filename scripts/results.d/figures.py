@@ -120,6 +120,11 @@ class Figures:
             return {"versions": versions, "table": "\n" + "".join(f"{line}\n" for line in table),
                     # Of the first snapshot.
                     "torn": table[2].split("|")[4].strip()}[args[0]]
+        if what == "profile":
+            file = house.results / f"profile-{'-'.join(args)}.md"
+            if not file.is_file():
+                raise NotMeasured(f'there is no {file.name}; make profile ROW="{" ".join(args)}" leaves it')
+            return "\n" + "".join(f"{line}\n" for line in file.read_text().splitlines() if line.startswith("|"))
         if what == "bench":
             if not (house.results / "bench.tsv").is_file():
                 raise NotMeasured("there is no results/bench.tsv; make bench leaves it")
