@@ -9,7 +9,9 @@ ROWS ?=
 CMD ?=
 KERNEL ?=
 STATIC ?=
-export BASE KDIR ONLY ROW ROWS CMD KERNEL STATIC
+MINUTES ?=
+GUESTS ?=
+export BASE KDIR ONLY ROW ROWS CMD KERNEL STATIC MINUTES GUESTS
 # What each program uses of the caller's make flags is its own business.
 unexport MAKEFLAGS
 s := scripts
@@ -60,6 +62,9 @@ figures: ## writes what was measured into README.md, the documentation and the c
 mutants: kernels ## takes each protection away again: do the tests notice? ONLY="name..."
 	@$s/mutants
 
+torture: kernels ## random operations against a model, in several guests; MINUTES=10 GUESTS=2 KERNEL=...
+	@$s/torture
+
 bench: kernels ## what it costs, before and after: faults and instructions a page
 	@$s/bench
 
@@ -78,4 +83,4 @@ series: tree ## the mails with cover letter and your sign-off, in build/<base>/m
 clean: ## remove build/; downloads stay in the cache
 	@rm -rf build
 
-.PHONY: all help tools tree kernels run here shell test check figures mutants bench profile demo refresh series clean
+.PHONY: all help tools tree kernels run here shell test check figures mutants torture bench profile demo refresh series clean

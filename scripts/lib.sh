@@ -15,7 +15,7 @@ unset LANGUAGE
 
 # The tests that the series brings: what the verdict is about.
 # shellcheck disable=SC2034 # of those who source this, scripts/results too
-OWN="uffd-wp-pte uffd-wp-ranges uffd-wp-snapshot uffd-wp-clients uffd-wp-faults"
+OWN="uffd-wp-pte uffd-wp-ranges uffd-wp-snapshot uffd-wp-clients uffd-wp-torture uffd-wp-faults"
 
 # One line on what goes on, for a person who waits.
 say() { printf '==> %s\n' "$*"; }

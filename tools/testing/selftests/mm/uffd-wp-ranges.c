@@ -397,6 +397,78 @@ static int do_scan_no_vector(struct row *row)
 	return 0;
 }
 
+/* What was written, and then dropped, was written. */
+static int do_scan_dropped(struct row *row)
+{
+	bool anon = is_private_anon(row->mem.kind);
+	int i;
+
+	arm_async(row);
+	if (register_all(row))
+		fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
+	if (scan_protect(row->mem.addr, row->mem.len) < 0)
+		return errno;
+	for (i = 0; i < row->mem.nr; i += 2)
+		write_one(sample(row, i));
+	if (madvise(row->mem.addr, row->mem.len, MADV_DONTNEED))
+		return errno;
+	for (i = 0; i < row->mem.nr; i++) {
+		/* Dropping a private anonymous page is a write, too. */
+		bool want = anon || !(i & 1);
+
+		if (scan_written(sample(row, i)) != want)
+			fail(want ? "lost: page %d was written, and dropped" :
+				    "spurious: page %d was not written", i);
+	}
+	if (scan_protect(row->mem.addr, row->mem.len) < 0)
+		return errno;
+	for (i = 0; i < row->mem.nr; i++)
+		if (scan_written(sample(row, i)))
+			fail("spurious: page %d is not protected again", i);
+	write_one(sample(row, 0));
+	if (!scan_written(sample(row, 0)))
+		fail("lost: page 0 was written after that");
+	return 0;
+}
+
+/* Where there is no page table yet: what does not fit is not protected either. */
+static int do_scan_untouched(struct row *row)
+{
+	uintptr_t far = 1UL << 30, len = row->mem.len;
+	struct page_region region;
+	struct pm_scan_arg arg;
+	char *p;
+	int n;
+
+	arm_async(row);
+	p = (char *)(((uintptr_t)reserve(2 * far) + far) & ~(far - 1));
+	p = mmap(p, len, PROT_READ | PROT_WRITE,
+		 MAP_FIXED | MAP_NORESERVE |
+		 (row->flags & M_PRIVATE ? MAP_PRIVATE : MAP_SHARED) |
+		 (row->mem.fd < 0 ? MAP_ANONYMOUS : 0), row->mem.fd, 0);
+	if (p == MAP_FAILED ||
+	    register_range(row->mem.uffd, p, len, UFFDIO_REGISTER_MODE_WP))
+		fail("setup: second mapping: %s", strerror(errno));
+	arg = scan_arg(p, len, PM_SCAN_WP_MATCHING, &region, 1);
+	arg.max_pages = 1;
+	n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+	if (n < 0)
+		return errno;
+	arg = scan_arg(p, len, 0, &region, 1);
+	if (n)
+		arg.start += page_size;
+	if (ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) != 1 ||
+	    region.start != arg.start || region.end != arg.end)
+		fail("lost: not all that was not reported before is reported as written");
+	if (scan_protect(p, len) < 0)
+		return errno;
+	arg.start = (uintptr_t)p;
+	if (ioctl(pagemap_fd, PAGEMAP_SCAN, &arg))
+		fail("spurious: written after all was protected, at %#llx",
+		     region.start - (uintptr_t)p);
+	return 0;
+}
+
 /* To where nothing is registered for write protection */
 static int do_move_swapped(struct row *row)
 {
@@ -729,6 +801,8 @@ static const struct call calls[] = {
 	{ "scan_no_memory", do_scan_no_memory, ENDS, ONE_RANGE, N_CGROUP },
 	{ "scan_pieces", do_scan_pieces, ENDS, ONE_RANGE },
 	{ "scan_no_vector", do_scan_no_vector, ENDS, ONE_RANGE },
+	{ "scan_dropped", do_scan_dropped, ENDS, ONE_RANGE },
+	{ "scan_untouched", do_scan_untouched, ENDS, ONE_RANGE },
 	{ "uffdio_move_swapped", do_move_swapped, ENDS, ONE_RANGE },
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mprotect_no_vmas", do_mprotect_no_vmas, KEEPS, NO_VMAS, N_VMAS },
