@@ -165,6 +165,19 @@ class Judged(unittest.TestCase):
             self.assertRegex("\n".join(with_log(text)), "^not ok - patched: clean log # .*$")
         self.assertRegex("\n".join(self.wrong(lambda house: (house.results / "patched.log").unlink())), "clean log # there is no")
 
+    def test_kunit(self):
+        def tests(text, brings):
+            def change(house):
+                (house.results / "patched.log").write_text(text)
+                (house.series / "series").write_text(f"check 0001-a.patch {brings}\n")
+            return self.wrong(change)
+        log = "KTAP version 1\n1..1\n    # Subtest: shadow\n    1..2\n    ok 1 moves\n    ok 2 drops\nok 1 shadow\n"
+        self.assertEqual(tests(log, "mm/tests/a_kunit.c"), [])
+        self.assertEqual(tests(log.replace("    ok 2", "    not ok 2"), "mm/tests/a_kunit.c"),
+                         ["not ok - patched: KUnit drops # see patched.log"])
+        self.assertEqual(tests("booted\n", "mm/tests/a_kunit.c"), ["not ok - patched: KUnit tests ran # patched.log has none"])
+        self.assertEqual(tests("booted\n", "mm/a.c"), [])
+
     def test_race(self):
         def fails(house, *names):
             for name in names:

@@ -326,6 +326,30 @@ t_guests_again() {
 	if scripts/results compare > "$CASE/said" 2>&1; then wrong "an old second boot stands for a new first one"; fi
 }
 
+# make torture: what fails is said, with the seed, and a guest that ends early is no success.
+t_torture() {
+	local row='# anon sync: 400 operations in 2 histories from seed 7, 90 accesses, 30 reported, 5 ms'
+	# shellcheck disable=SC2016 # of the stub
+	begin_guests 'cat "$CASE/ktap" > "$3.ktap"'
+	mkdir -p "$out/kselftest/mm"
+	part "$out/kselftest/mm/uffd-wp-torture" "operation write\\nanon sync\\nmemfd sync\\nn/a memfd rwp: why"
+	printf '%s\nok 1 anon sync\n' "$row" > "$CASE/ktap"
+	MINUTES=0 expect_fail "torture: '0' is not a number from 1 to 9999; MINUTES= and GUESTS= want one" scripts/torture
+	GUESTS=x expect_fail "torture: 'x' is not a number from 1 to 9999" scripts/torture
+	KERNEL=nosuch expect_fail "torture: KERNEL is patched or unpatched, not 'nosuch'" scripts/torture
+	scripts/torture > "$CASE/said" 2>&1 || wrong "fails: $(tail -n 1 "$CASE/said")"
+	grep -qF '2 kinds of memory and modes, from seed 1' "$CASE/said" || wrong "does not say what it does: $(head -n 1 "$CASE/said")"
+	grep -qxF '800 operations in 4 histories, 180 accesses, 60 of them reported' "$CASE/said" || wrong "counts wrong: $(tail -n 1 "$CASE/said")"
+	MINUTES=1 scripts/torture > "$CASE/said" 2>&1 || wrong "fails the second time"
+	grep -qF 'from seed 10001' "$CASE/said" || wrong "makes the same again: $(head -n 1 "$CASE/said")"
+	printf '# seed 7, operation 9: lost: page 1\n#      9: write 1+1\nnot ok 1 anon sync # lost: page 1\n' > "$CASE/ktap"
+	if scripts/torture > "$CASE/said" 2>&1; then wrong "passes what failed"; fi
+	grep -qF 'seed 7, operation 9: lost: page 1' "$CASE/said" || wrong "does not say what failed: $(tail -n 1 "$CASE/said")"
+	printf '%s\n' "$row" > "$CASE/ktap"
+	sed -i '$s/$/; exit 1/' scripts/boot
+	if scripts/torture > "$CASE/said" 2>&1; then wrong "passes though the guests fail"; fi
+}
+
 # make run: what it must not take for passed.
 t_run_rows() {
 	local good said program

@@ -86,6 +86,12 @@ def complaint(log):
     return asked_for
 
 
+def kunit(log):
+    """The KUnit tests in a kernel's log, without those of suites: (name, passed)."""
+    text = log.read_text(errors="replace") if log.is_file() else ""
+    return [(name, not bad) for bad, name in re.findall(r"^ +(not )?ok [0-9]+ ([\w.-]+)$", text, re.M)]
+
+
 def good(house, name, program=""):
     """Whether a guest has nothing that another one should be asked for: of one
     program its rows, else what the kernel says of itself."""
@@ -131,6 +137,14 @@ def verdict(house):
     for one in expected:
         if one not in used:
             say(False, f"control: {one.subject}", f"no row matches its claim {one.text}")
+
+    # The KUnit tests that the series brings ran when the kernel booted.
+    tests = kunit(house.results / "patched.log")
+    for name, passed in tests:
+        say(passed, f"patched: KUnit {name}", "see patched.log")
+    series = house.series / "series"
+    if series.is_file() and "_kunit.c" in series.read_text():
+        say(tests, "patched: KUnit tests ran", "patched.log has none")
 
     # The kernel's own opinion: DEBUG_VM and page_table_check speak through the log.
     said = complaint(house.results / "patched.log")
