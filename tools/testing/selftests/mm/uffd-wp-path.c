@@ -5,12 +5,15 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/swap.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <linux/mempolicy.h>
 #include <linux/mman.h>
+
+#include <lib/test_hmm_uapi.h>
 
 #include "uffd-wp-path.h"
 #include "uffd-wp-row.h"
@@ -323,6 +326,25 @@ long swap_out_and_in(char *addr, size_t len)
 	for (at = 0; at < len; at += page_size)
 		touch(addr + at);
 	return vm_counter("pswpin") + vm_counter("pswpout") - before;
+}
+
+long move_to_device(char *addr, size_t len)
+{
+	struct hmm_dmirror_cmd cmd = { .addr = (uintptr_t)addr, .npages = len / page_size };
+	static int fd = -1;
+	char *copy = NULL;
+	long moved = -1;
+
+	if (fd < 0)
+		fd = open("/dev/hmm_dmirror0", O_RDWR | O_CLOEXEC);
+	if (fd >= 0)
+		copy = malloc(len);	/* of the content, for the caller */
+	if (copy) {
+		cmd.ptr = (uintptr_t)copy;
+		moved = ioctl(fd, HMM_DMIRROR_MIGRATE_TO_DEV, &cmd) ? 0 : cmd.cpages;
+	}
+	free(copy);
+	return moved;
 }
 
 int collapse(const struct memory *mem)

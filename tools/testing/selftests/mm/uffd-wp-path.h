@@ -58,6 +58,8 @@ bool swap_is_on(void);
 int swap_off_and_on(void);
 /* How many pages went out or came in, -1 if there is no swap space */
 long swap_out_and_in(char *addr, size_t len);
+/* How many pages went into the memory of test_hmm's device, -1 if there is none */
+long move_to_device(char *addr, size_t len);
 /* -1 if a huge page is larger than the memory */
 int collapse(const struct memory *mem);
 

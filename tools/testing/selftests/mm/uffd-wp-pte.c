@@ -68,6 +68,7 @@ enum {
 	P_SHARED	= BIT(13),	/* writes to private memory */
 	P_LARGE		= BIT(14),	/* works on large folios */
 	P_PMD		= BIT(15),	/* works on what a PMD may map */
+	P_ANON		= BIT(16),	/* works on private anonymous memory */
 };
 
 struct path {
@@ -921,6 +922,21 @@ static void page_out_swapoff(struct row *row)
 		fail("setup: not all pages are there after swapoff");
 }
 
+/* What is protected and a zero page may stay where it is. */
+static void migrate_to_device(struct row *row)
+{
+	long nr = row->mem.len / page_size, moved;
+
+	if (row->mode->unpop)
+		touch_all(row);
+	moved = move_to_device(row->mem.addr, row->mem.len);
+	if (moved < 0)
+		skip("no device of test_hmm");
+	if (moved < nr && !row->mode->unpop)
+		again("%ld of %ld pages went to the device", moved, nr);
+	then_mprotect(row);
+}
+
 static void advise(struct row *row)
 {
 	fail_if(madvise(row->mem.addr, row->mem.len, row->path->arg), "madvise");
@@ -1121,6 +1137,10 @@ static const struct path paths[] = {
 	{ "clear_referenced", 0, 1, .run = clear_bits },
 	{ "clear_soft_dirty", 0, 4, .run = clear_bits },
 
+	/* without a page: of the zero page, which a read has mapped */
+	{ "device", P_ANON, 0, .run = migrate_to_device },
+	{ "device_mprotect", P_ANON, 1, .run = migrate_to_device },
+
 	{ "split", P_PAGES | P_LARGE, 0, .run = split },
 	{ "split_collapse", P_PAGES | P_PMD, PROT_READ, .run = split_and_collapse },
 
@@ -1189,6 +1209,8 @@ static const char *impossible(const struct row_id *id)
 		return "mlock() writes to private memory";
 	if (path->flags & P_LARGE && !(kind->flags & M_LARGE))
 		return "there is no large folio to be split";
+	if (path->flags & P_ANON && !is_private_anon(kind))
+		return "only private anonymous memory migrates to a device";
 	if (path->flags & P_PMD && !(kind->flags & M_THP))
 		return "no PMD maps it";
 	if (path->flags & P_NUMA_HINT && kind->flags & M_HUGETLB)

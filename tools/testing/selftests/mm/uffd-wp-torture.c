@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 #include <linux/mman.h>
 
@@ -50,9 +51,9 @@ enum {
 	PRIVATE_ANON	= BIT(1),	/* for what KSM merges, */
 	FILLED		= BIT(2),	/* for what UFFDIO_COPY fills, */
 	PUNCHED		= BIT(3),	/* for what has a file with holes, */
-	ASYNC		= BIT(4),	/* with WP_ASYNC, */
-	NOT_RWP		= BIT(5),	/* and not with RWP */
-	NOT_HUGETLB	= BIT(6),
+	ASYNC		= BIT(4),	/* with WP_ASYNC */
+	NOT_HUGETLB	= BIT(5),
+	WRITTEN		= BIT(6),	/* for files that write(2) writes to */
 };
 
 struct operation {
@@ -280,6 +281,24 @@ static void op_read_into(const struct step *step)
 	check_content(i);
 }
 
+static void op_vm_writev(const struct step *step)
+{
+	unsigned int i = step->from;
+	uint8_t value = step->arg % NR_VALUES;
+	struct iovec local = { &value, 1 }, remote = { addr_of(i), 1 };
+	bool want = must_report(i, true), got;
+
+	got = process_vm_writev(getpid(), &local, 1, &remote, 1, 0) != 1;
+	if (got && errno == ENOSYS)
+		return;
+	if (got && errno != EFAULT)
+		fail("process_vm_writev() to page %u: %s", i, strerror(errno));
+	judge(i, "process_vm_writev()", want, got);
+	if (!got)
+		wrote(i, value);
+	check_content(i);
+}
+
 static void op_proc_mem(const struct step *step)
 {
 	unsigned int i = step->from;
@@ -501,6 +520,16 @@ static void op_dontneed(const struct step *step)
 	}
 }
 
+/* A page of the file is now @value. With @copies, private copies go, too. */
+static void file_changed(unsigned int i, uint8_t value, bool copies)
+{
+	pages[i].file_value = value;
+	if (copies)
+		pages[i].own = false;
+	if (is_shared() || !pages[i].own)
+		pages[i].value = value;
+}
+
 static void op_punch(const struct step *step)
 {
 	unsigned int i;
@@ -508,13 +537,45 @@ static void op_punch(const struct step *step)
 	if (fallocate(mem.fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
 		      step->from * mem.page, step->nr * mem.page))
 		fail("setup: fallocate: %s", strerror(errno));
-	for (i = step->from; i < step->from + step->nr; i++) {
-		pages[i].file_value = 0;
-		/* Of hugetlb, private copies go, too. */
+	for (i = step->from; i < step->from + step->nr; i++)
+		file_changed(i, 0, is_hugetlb());
+}
+
+static void op_remove(const struct step *step)
+{
+	unsigned int i;
+
+	if (madvise(addr_of(step->from), step->nr * mem.page, MADV_REMOVE))
+		fail("setup: MADV_REMOVE: %s", strerror(errno));
+	for (i = step->from; i < step->from + step->nr; i++)
+		file_changed(i, 0, false);
+}
+
+/* Shorter, and as long as before */
+static void op_truncate(const struct step *step)
+{
+	unsigned int i;
+
+	if (ftruncate(mem.fd, step->from * mem.page) || ftruncate(mem.fd, mem.file_len))
+		fail("setup: ftruncate: %s", strerror(errno));
+	for (i = step->from; i < (unsigned int)mem.nr; i++) {
+		file_changed(i, 0, true);
+		/* hugetlb drops markers, shmem does not. */
 		if (is_hugetlb())
-			pages[i].own = false;
-		if (is_shared() || !pages[i].own)
-			pages[i].value = 0;
+			pages[i].protected = false;
+	}
+}
+
+/* By write(2), which does not pass the mapping: nobody is told. */
+static void op_file_write(const struct step *step)
+{
+	uint8_t value = step->arg % NR_VALUES;
+	unsigned int i;
+
+	for (i = step->from; i < step->from + step->nr; i++) {
+		if (pwrite(mem.fd, &value, 1, i * mem.page) != 1)
+			fail("setup: pwrite: %s", strerror(errno));
+		file_changed(i, value, false);
 	}
 }
 
@@ -540,6 +601,11 @@ static void op_lock(const struct step *step)
 
 	mlock2(addr, step->nr * mem.page, MLOCK_ONFAULT);
 	munlock(addr, step->nr * mem.page);
+}
+
+static void op_device(const struct step *step)
+{
+	move_to_device(addr_of(step->from), step->nr * mem.page);
 }
 
 static void op_ksm(const struct step *step)
@@ -650,6 +716,7 @@ static const struct operation operations[] = {
 	{ "read", 15, 0, op_read },
 	{ "check", 10, 0, op_check },
 	{ "read_into", 4, 0, op_read_into },
+	{ "vm_writev", 3, 0, op_vm_writev },
 	{ "proc_mem", 4, 0, op_proc_mem },
 	{ "protect", 30, 0, op_protect },
 	{ "resolve", 8, 0, op_resolve },
@@ -663,9 +730,13 @@ static const struct operation operations[] = {
 	{ "collapse", 3, NOT_HUGETLB, op_collapse },
 	{ "dontneed", 6, 0, op_dontneed },
 	{ "punch", 4, PUNCHED, op_punch },
+	{ "remove", 2, SHARED | FILLED, op_remove },
+	{ "truncate", 1, PUNCHED, op_truncate },
+	{ "file_write", 4, WRITTEN, op_file_write },
 	{ "mprotect", 8, 0, op_mprotect },
 	{ "migrate", 4, 0, op_migrate },
 	/* mlock() populates private hugetlb by writing to it. */
+	{ "device", 3, NOT_HUGETLB, op_device },
 	{ "lock", 3, NOT_HUGETLB, op_lock },
 	{ "ksm", 4, PRIVATE_ANON, op_ksm },
 	{ "unmerge", 2, PRIVATE_ANON, op_unmerge },
@@ -704,6 +775,8 @@ static bool applies(const struct operation *op, const struct kind *kind,
 	if (flags & FILLED && (kind->flags & M_DISK || mode->rwp))
 		return false;
 	if (flags & PUNCHED && (!(kind->flags & M_FD) || kind->flags & M_DISK))
+		return false;
+	if (flags & WRITTEN && (!(kind->flags & M_FD) || kind->flags & M_HUGETLB))
 		return false;
 	if (flags & ASYNC && !mode->async)
 		return false;
