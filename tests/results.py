@@ -367,6 +367,14 @@ subjects = subjects fixes
         self.said(True, check=False)
         self.assertIn("| f() | 1 |\n<!-- /figures", (self.top / "README.md").read_text())
 
+    def test_torture(self):
+        (self.top / "README.md").write_text(self.README + "\n<!-- figures: many -->1<!-- /figures --> operations\n")
+        figures = self.house.series / "figures"
+        figures.write_text(figures.read_text() + "\nmany = torture operations\n")
+        self.assertIn("ok - README.md: many # SKIP there is no results/torture.txt; make torture leaves it", self.said(True))
+        (self.house.results / "torture.txt").write_text("1234 operations in 4 histories, 180 accesses, 60 of them reported\n")
+        self.assertIn("not ok - README.md: many # says 1, measured 1,234; make figures writes it", self.said(False))
+
     def test_other_base(self):
         (self.house.series / "figures").unlink()
         self.assertRegex(self.said(True)[0], "^ok - none # SKIP there is no patches/7.3/figures")

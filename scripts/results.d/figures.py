@@ -125,6 +125,11 @@ class Figures:
             if not file.is_file():
                 raise NotMeasured(f'there is no {file.name}; make profile ROW="{" ".join(args)}" leaves it')
             return "\n" + "".join(f"{line}\n" for line in file.read_text().splitlines() if line.startswith("|"))
+        if what == "torture":
+            if not (house.results / "torture.txt").is_file():
+                raise NotMeasured("there is no results/torture.txt; make torture leaves it")
+            operations, accesses = re.findall("([0-9]+) (?:operations|accesses)", (house.results / "torture.txt").read_text())
+            return f"{int({'operations': operations, 'accesses': accesses}[args[0]]):,}"
         if what == "bench":
             if not (house.results / "bench.tsv").is_file():
                 raise NotMeasured("there is no results/bench.tsv; make bench leaves it")
