@@ -736,7 +736,6 @@ static const struct operation operations[] = {
 	{ "mprotect", 8, 0, op_mprotect },
 	{ "migrate", 4, 0, op_migrate },
 	/* mlock() populates private hugetlb by writing to it. */
-	{ "device", 3, NOT_HUGETLB, op_device },
 	{ "lock", 3, NOT_HUGETLB, op_lock },
 	{ "ksm", 4, PRIVATE_ANON, op_ksm },
 	{ "unmerge", 2, PRIVATE_ANON, op_unmerge },
@@ -746,6 +745,9 @@ static const struct operation operations[] = {
 	{ "fork", 2, 0, op_fork },
 	{ "mremap", 2, 0, op_mremap },
 	{ "duplicate", 2, SHARED, op_duplicate },
+
+	/* Only if asked for: KSM oopses over pages that are on a device. */
+	{ "device", 0, NOT_HUGETLB, op_device },
 };
 
 static bool in_list(const char *list, const char *name)
@@ -759,12 +761,17 @@ static bool in_list(const char *list, const char *name)
 	return false;
 }
 
+static int weight_of(const struct operation *op)
+{
+	return op->weight ?: 1;
+}
+
 static bool applies(const struct operation *op, const struct kind *kind,
 		    const struct mode *mode)
 {
 	unsigned int flags = op->flags;
 
-	if (options.only && !in_list(options.only, op->name))
+	if (options.only ? !in_list(options.only, op->name) : !op->weight)
 		return false;
 	if (flags & SHARED && kind->flags & M_PRIVATE)
 		return false;
@@ -838,14 +845,14 @@ static void make_step(struct step *step, uint64_t seed, unsigned int n,
 
 	for (i = 0; i < ARRAY_SIZE(operations); i++)
 		if (applies(&operations[i], kind, mode))
-			sum += operations[i].weight;
+			sum += weight_of(&operations[i]);
 	if (!sum)
 		skip("none of the operations of -o exists here");
 	pick = random_at(seed, 3 * n) % sum;
 	for (i = 0; ; i++) {
 		if (!applies(&operations[i], kind, mode))
 			continue;
-		pick -= operations[i].weight;
+		pick -= weight_of(&operations[i]);
 		if (pick < 0)
 			break;
 	}
