@@ -151,11 +151,22 @@ static bool must_report(unsigned int i, bool write)
 	return pages[i].protected && (mem.mode->rwp || (write && !mem.mode->async));
 }
 
+/* A write is reported before or after it has made a private copy. */
+static void find_copy(unsigned int i)
+{
+	uint64_t entry = pagemap_entry(addr_of(i));
+
+	if (entry & PM_PRESENT && !(entry & PM_FILE))
+		pages[i].own = true;
+}
+
 /* Compares, for an access that was reported or not. */
 static void judge(unsigned int i, const char *access, bool want, bool got)
 {
 	shared->accesses++;
 	shared->reports += got;
+	if (got && !is_shared())
+		find_copy(i);
 	if (want && !got)
 		fail("lost: page %u: a %s was not reported", i, access);
 	if (!want && got)
