@@ -72,8 +72,13 @@ made_up() {
 		# # 1..1
 		# # ok 1 umap anon sync
 		# ok 6 uffd-wp-clients
-		# # SUMMARY: PASS=4 SKIP=0 FAIL=2
-		# 1..6
+		# # running ./uffd-wp-torture
+		# # TAP version 13
+		# # 1..1
+		# # ok 1 anon sync
+		# ok 7 uffd-wp-torture
+		# # SUMMARY: PASS=5 SKIP=0 FAIL=2
+		# 1..7
 		not ok 1 selftests: mm: ksft_userfaultfd.sh # exit=1
 		# guest: runner exit 1
 		# guest: tainted 0
@@ -85,6 +90,12 @@ made_up() {
 		Linux version $BASE.4-patched
 		Command line: console=ttyS0 panic=-1 oops=panic page_table_check=on
 		Kernel command line: console=ttyS0 panic=-1 oops=panic page_table_check=on
+		KTAP version 1
+		1..1
+		    # Subtest: shadow
+		    1..1
+		    ok 1 moves
+		ok 1 shadow
 		MCE: Killing uffd-unit-tests:133 due to hardware memory corruption fault at 7fd09c800000
 		reboot: Power down
 	END
@@ -145,7 +156,7 @@ t_results_bad() {
 		patched.ktap	s/ok 2 ksm-merge anon sync/& # SKIP no ksm/	1	patched: uffd-wp-pte ksm-merge anon sync # skip no ksm
 		patched.ktap	s/ok 2 ksm-merge anon sync/not & # lost: no event/	1	patched: uffd-wp-pte ksm-merge anon sync # lost: no event
 		patched.ktap	/ok 4 migrate/d	1	patched: all planned rows of uffd-wp-pte ran # 3 of 4
-		patched.ktap	/ok 4 migrate/,$d	9	patched: not tainted # tainted: no word
+		patched.ktap	/ok 4 migrate/,$d	11	patched: not tainted # tainted: no word
 		patched.ktap	s/ok 3 uffd-wp-pte$/not & # exit=139/	1	uffd-wp-pte.* exit=139
 		patched.ktap	s/ok 2 read memfd sync/not & # 64 faults/	1	patched: uffd-wp-faults read memfd sync # 64 faults
 		patched.ktap	/ok 1 read anon sync/d	1	patched: all planned rows of uffd-wp-faults ran # 1 of 2
@@ -154,6 +165,8 @@ t_results_bad() {
 		patched.log	$i ------------[ cut here ]------------\nWARNING: CPU: 0 PID: 9 at mm/memory.c:1	1	patched: clean log # WARNING: CPU: 0
 		patched.log	$i uffd-wp-ranges invoked oom-killer: gfp_mask=0xcc0\nCall Trace:\nBUG: Bad page map\nno killable processes	1	patched: clean log # BUG: Bad
 		patched.log	$i uffd-wp-ranges invoked oom-killer: gfp_mask=0xcc0	1	patched: clean log # uffd-wp-ranges invoked
+		patched.log	s/    ok 1 moves/    not ok 1 moves/	1	patched: KUnit moves # see patched.log
+		patched.log	/^    ok 1/d	1	patched: KUnit tests ran # patched.log has none
 		patched.log	$i BUG: Bad page map in process a	1	patched: clean log # BUG: Bad
 		patched.log	$i kernel BUG at mm/page_table_check.c:98!	1	patched: clean log # .*BUG at
 		patched.log	1i WARNING: early	1	patched: clean log # WARNING: early
