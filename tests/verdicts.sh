@@ -83,8 +83,9 @@ made_up() {
 		# guest: runner exit 1
 		# guest: tainted 0
 	END
+	# 262144: KUnit tests ran.
 	sed -e 's/unpatched/patched/' -e 's/not ok \(.*\) # \(lost\|64 faults\).*/ok \1/' -e 's/0.000 1.000/0.000 0.000/' -e 's/not ok \(.*\) # exit=1/ok \1/' \
-		-e 's/FAIL/PASS/' "$out/results/unpatched.ktap" > "$out/results/patched.ktap"
+		-e 's/FAIL/PASS/' -e 's/tainted 0/tainted 262144/' "$out/results/unpatched.ktap" > "$out/results/patched.ktap"
 	# What a kernel says of itself before anything is wrong.
 	cat > "$out/results/patched.log" <<- END
 		Linux version $BASE.4-patched
@@ -161,7 +162,8 @@ t_results_bad() {
 		patched.ktap	s/ok 2 read memfd sync/not & # 64 faults/	1	patched: uffd-wp-faults read memfd sync # 64 faults
 		patched.ktap	/ok 1 read anon sync/d	1	patched: all planned rows of uffd-wp-faults ran # 1 of 2
 		patched.ktap	s/ok 2 uffd-wp-faults$/not & # exit=139/	1	uffd-wp-faults.* exit=139
-		patched.ktap	s/tainted 0/tainted 512/	1	patched: not tainted # tainted: 512
+		patched.ktap	s/tainted 262144/tainted 512/	1	patched: not tainted # tainted: 512
+		patched.ktap	s/tainted 262144/tainted 262656/	1	patched: not tainted # tainted: 512
 		patched.log	$i ------------[ cut here ]------------\nWARNING: CPU: 0 PID: 9 at mm/memory.c:1	1	patched: clean log # WARNING: CPU: 0
 		patched.log	$i uffd-wp-ranges invoked oom-killer: gfp_mask=0xcc0\nCall Trace:\nBUG: Bad page map\nno killable processes	1	patched: clean log # BUG: Bad
 		patched.log	$i uffd-wp-ranges invoked oom-killer: gfp_mask=0xcc0	1	patched: clean log # uffd-wp-ranges invoked
