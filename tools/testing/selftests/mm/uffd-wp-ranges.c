@@ -337,7 +337,36 @@ static int do_scan_pieces(struct row *row)
 {
 	arm_async(row);
 	fail_if(register_all(row), "UFFDIO_REGISTER");
-	return scan_all(row, row->mem.addr, row->mem.len, 100);
+	/* Of hugetlb a page and a half: a half cannot be protected. */
+	return scan_all(row, row->mem.addr, row->mem.len,
+			row->flags & M_HUGETLB ? huge_size / page_size * 3 / 2 : 100);
+}
+
+/* More ranges than the kernel has room for in one walk */
+static int do_scan_many(struct row *row)
+{
+	static struct page_region regions[1200];
+	const int nr = ARRAY_SIZE(regions) / 2;
+	struct pm_scan_arg arg;
+	char *p;
+	int i, n;
+
+	arm_async(row);
+	p = second_mapping(row, 2 * nr * page_size);
+	arg = scan_arg(p, 2 * nr * page_size, 0, regions, ARRAY_SIZE(regions));
+	if (scan_protect(p, 2 * nr * page_size) < 0)
+		return errno;
+	for (i = 0; i < nr; i++)
+		write_one(p + 2 * i * page_size);
+	n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+	if (n < 0)
+		return errno;
+	if (n != nr)
+		fail("lost: %d of %d pages are reported as written", n, nr);
+	if (arg.walk_end != arg.end)
+		fail("error: walk_end is page %llu of %d",
+		     (arg.walk_end - arg.start) / page_size, 2 * nr);
+	return 0;
 }
 
 static int do_scan_no_memory(struct row *row)
@@ -800,6 +829,7 @@ static const struct call calls[] = {
 	{ "rwprotect_no_memory", do_rwprotect_no_memory, KEEPS, OOM, N_CGROUP },
 	{ "scan_no_memory", do_scan_no_memory, ENDS, ONE_RANGE, N_CGROUP },
 	{ "scan_pieces", do_scan_pieces, ENDS, ONE_RANGE },
+	{ "scan_many", do_scan_many, ENDS, ONE_RANGE },
 	{ "scan_no_vector", do_scan_no_vector, ENDS, ONE_RANGE },
 	{ "scan_dropped", do_scan_dropped, ENDS, ONE_RANGE },
 	{ "scan_untouched", do_scan_untouched, ENDS, ONE_RANGE },
@@ -836,8 +866,6 @@ static const char *impossible(const struct row_id *id)
 	if (call->make == do_scan_race && flags & (M_THP | M_HUGETLB) &&
 	    !(flags & M_PRIVATE))
 		return "too few of them are migrated in time";
-	if (call->make == do_scan_pieces && flags & M_HUGETLB)
-		return "PAGEMAP_SCAN does not report a part of a huge page";
 	if ((call->make == do_duplicate || call->make == do_dontunmap) &&
 	    flags & M_HUGETLB)
 		return "mremap() refuses that for hugetlb";
@@ -847,7 +875,8 @@ static const char *impossible(const struct row_id *id)
 	if (call->make == do_rwprotect_no_memory) {
 		if (flags & M_PRIVATE || !(flags & M_THP))
 			return "it needs no page table";
-	} else if ((call->needs & N_CGROUP || call->make == do_unprotect_race) &&
+	} else if ((call->needs & N_CGROUP || call->make == do_unprotect_race ||
+		    call->make == do_scan_many) &&
 		   strcmp(id->word[1], "anon")) {
 		return "it brings its own memory";
 	}
