@@ -65,9 +65,9 @@ class Results:
             elif m := re.match(r"# +# +# row (.*)", line):
                 self.begun = program, m[1]
             elif m := re.match(r"# guest: tainted ([0-9]+)$", line):
-                # Of several guests, the one that was.
-                # But for TAINT_TEST: that KUnit tests ran is no complaint.
+                # Without TAINT_TEST: that KUnit tests ran is no complaint.
                 taint = str(int(m[1]) & ~(1 << 18))
+                # Of several guests, the one that was.
                 self.taint = taint if self.taint in (None, "0") else self.taint
 
     @staticmethod

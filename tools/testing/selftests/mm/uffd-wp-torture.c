@@ -758,7 +758,7 @@ static const struct operation operations[] = {
 	{ "mremap", 2, 0, op_mremap },
 	{ "duplicate", 2, SHARED, op_duplicate },
 
-	/* Only if asked for: 7.3.4 can oops, in KSM or where the page is read. */
+	/* Only if asked for: 7.3.4 oopses in KSM, and warns where a page is read. */
 	{ "device", 0, NOT_HUGETLB, op_device },
 };
 
