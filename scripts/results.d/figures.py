@@ -119,7 +119,7 @@ class Figures:
             table = [line for line in lines if line.startswith("|")]
             return {"versions": versions, "table": "\n" + "".join(f"{line}\n" for line in table),
                     # Of the first snapshot.
-                    "torn": table[2].split("|")[4].strip()}[args[0]]
+                    "torn": table[2].split("|")[4].strip(), "mended": table[2].split("|")[5].strip()}[args[0]]
         if what == "profile":
             file = house.results / f"profile-{'-'.join(args)}.md"
             if not file.is_file():
