@@ -142,6 +142,21 @@ static int do_dontneed(struct row *row)
 	return madvise(from(row), row->range_len, MADV_DONTNEED) ? errno : 0;
 }
 
+static int do_free(struct row *row)
+{
+	size_t at;
+
+	if (madvise(from(row), row->range_len, MADV_FREE) ||
+	    madvise(from(row), row->range_len, MADV_PAGEOUT))
+		return errno;
+	/* The protection goes when reclaim drops the pages. */
+	look_at(getpid());
+	for (at = 0; at < row->range_len; at += page_size)
+		if (pagemap_entry(from(row) + at) & (PM_PRESENT | PM_SWAP))
+			again("the page at %#zx is not dropped", at);
+	return 0;
+}
+
 static int move_to(struct row *row, size_t old_len, size_t new_len, int flags)
 {
 	char *to = row->to ? row->to : reserve(new_len);
@@ -818,6 +833,7 @@ static const struct call calls[] = {
 	{ "dontneed", do_dontneed, KEEPS,
 	  { [R_UNALIGNED] = EINVAL, [R_BEYOND] = ENOMEM, [R_LEN] = NONE,
 	    [R_PART] = NONE, [R_WRAPPED] = EINVAL } },
+	{ "free", do_free, UNPROTECTS, ONE_RANGE },
 	{ "mremap_move", do_move, MOVES, ONE_RANGE },
 	{ "mremap_grow", do_grow, MOVES, ONE_RANGE },
 	{ "mremap_dontunmap", do_dontunmap, MOVES, ONE_RANGE },
@@ -880,6 +896,8 @@ static const char *impossible(const struct row_id *id)
 		   strcmp(id->word[1], "anon")) {
 		return "it brings its own memory";
 	}
+	if (call->make == do_free && strcmp(id->word[1], "anon"))
+		return "MADV_FREE frees private anonymous pages; huge ones may be split";
 	if (call->make == do_move_swapped && strcmp(id->word[1], "anon"))
 		return "UFFDIO_MOVE moves private anonymous pages, and swaps in huge ones";
 	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas) &&
@@ -1075,7 +1093,8 @@ static void run_row(const struct row_id *id)
 	step("write");
 	for (i = 0; i < row->mem.nr; i++) {
 		/* ENOMEM: there was more to drop than what is mapped */
-		bool dropped = row->call->make == do_dontneed &&
+		bool dropped = (row->call->make == do_dontneed ||
+				row->call->make == do_free) &&
 			       (!err || err == ENOMEM) && in_range(row, i) &&
 			       row->flags & M_PRIVATE;
 		bool reported;
