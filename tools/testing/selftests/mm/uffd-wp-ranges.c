@@ -543,6 +543,160 @@ static int do_move_swapped(struct row *row)
 	return 0;
 }
 
+/* A scan that is not told to protect does not, however often it is made. */
+static int do_scan_only(struct row *row)
+{
+	int i, round;
+
+	arm_async(row);
+	if (register_all(row) || protect_range(row->mem.uffd, row->mem.addr,
+					       row->mem.len / 2, true))
+		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	write_one(sample(row, 0));
+	for (round = 0; round < 2; round++)
+		for (i = 0; i < row->mem.nr; i++) {
+			bool want = !i || i >= row->mem.nr / 2;
+
+			if (scan_written(sample(row, i)) != want)
+				fail(want ? "lost: page %d is not reported by scan %d" :
+					    "spurious: page %d is reported by scan %d",
+				     i, round + 1);
+		}
+	return 0;
+}
+
+/*
+ * Memory of the same kind that nobody has touched, registered for MISSING as well,
+ * protected, and then filled.
+ */
+static int fill_protected(struct row *row, uint64_t mode)
+{
+	struct memory mem = {
+		.kind = row->mem.kind, .mode = row->mem.mode, .len = row->mem.len,
+	};
+	struct uffdio_copy copy = { .len = mem.len, .mode = mode };
+	int fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+			   UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY);
+
+	map_memory(&mem, PROT_READ | PROT_WRITE);
+	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP |
+						  UFFDIO_REGISTER_MODE_MISSING) ||
+	    protect_range(fd, mem.addr, mem.len, true))
+		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	copy.src = (uintptr_t)row->mem.addr;
+	copy.dst = (uintptr_t)mem.addr;
+	if (ioctl(fd, UFFDIO_COPY, &copy))
+		return errno;
+	close(row->mem.uffd);
+	row->mem.uffd = fd;
+	row->checked = mem.addr;
+	return 0;
+}
+
+/* The mode of UFFDIO_COPY says what the page is, not the marker that was there. */
+static int do_copy(struct row *row)
+{
+	return fill_protected(row, 0);
+}
+
+static int do_copy_wp(struct row *row)
+{
+	return fill_protected(row, UFFDIO_COPY_MODE_WP);
+}
+
+/* Asks the kernel, which says EFAULT where a read of ours would be SIGBUS. */
+static bool readable(const char *p)
+{
+	int fds[2];
+	bool ok;
+
+	fail_if(pipe(fds), "pipe()");
+	ok = write(fds[1], p, 1) == 1;
+	close(fds[0]);
+	close(fds[1]);
+	return ok;
+}
+
+/* A page that is poisoned can be neither protected nor resolved. */
+static int do_poison(struct row *row)
+{
+	struct memory mem = {
+		.kind = row->mem.kind, .mode = row->mem.mode, .len = row->mem.len,
+	};
+	int on, fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_POISON |
+			       UFFD_FEATURE_WP_ASYNC, UFFD_USER_MODE_ONLY);
+	struct uffdio_poison poison = { .range.len = row->mem.page };
+
+	map_memory(&mem, PROT_READ | PROT_WRITE);
+	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP))
+		fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
+	poison.range.start = (uintptr_t)mem.addr;
+	if (ioctl(fd, UFFDIO_POISON, &poison))
+		return errno;
+	look_at(getpid());
+	for (on = 1; on >= 0; on--) {
+		if (protect_range(fd, mem.addr, mem.len, on))
+			return errno;
+		if (readable(mem.addr))
+			fail("content: the poisoned page can be read");
+	}
+	if (protect_range(fd, mem.addr, mem.len, true))
+		return errno;
+	write_one(mem.addr + mem.len / 2);
+	if (!scan_written(mem.addr + mem.len / 2))
+		fail("lost: the write to a page that is not poisoned");
+	if (!readable(mem.addr + mem.len / 2))
+		fail("content: a page that is not poisoned cannot be read");
+	return 0;
+}
+
+/* What has no pages of its own, here that of the vDSO's data, is not registered. */
+static int do_register_special(struct row *row)
+{
+	FILE *maps = fopen("/proc/self/maps", "r");
+	unsigned long start = 0, end = 0;
+	char line[256];
+	bool found = false;
+	int fd = open_uffd(UFFD_FEATURE_WP_ASYNC, UFFD_USER_MODE_ONLY);
+
+	fail_if(!maps, "/proc/self/maps");
+	while (!found && fgets(line, sizeof(line), maps))
+		found = strstr(line, "[vvar]") &&
+			sscanf(line, "%lx-%lx", &start, &end) == 2;
+	fclose(maps);
+	if (!found)
+		skip("there is no [vvar]");
+	return register_range(fd, (void *)start, end - start,
+			      UFFDIO_REGISTER_MODE_WP);
+}
+
+/* Untouched memory of the same userfaultfd moves next to what is protected. */
+static int do_move_next_to(struct row *row)
+{
+	size_t len = row->mem.len;
+	char *to = reserve(2 * len), *other;
+	int i, flags = MAP_PRIVATE | MAP_ANONYMOUS, fd = -1;
+
+	if (row->mem.fd >= 0) {
+		flags = MAP_SHARED;
+		fd = row->mem.fd;
+	}
+	if (mmap(to, len, PROT_READ | PROT_WRITE, flags | MAP_FIXED, fd, 0) != to)
+		fail("setup: mmap(): %s", strerror(errno));
+	other = mmap(NULL, len, PROT_READ | PROT_WRITE, flags, fd, fd < 0 ? 0 : len);
+	row->checked = to;
+	for (i = 0; i < row->mem.nr; i++)
+		*sample(row, i) = 'o';
+	if (other == MAP_FAILED ||
+	    register_range(row->mem.uffd, to, len, UFFDIO_REGISTER_MODE_WP) ||
+	    register_range(row->mem.uffd, other, len, UFFDIO_REGISTER_MODE_WP) ||
+	    protect_range(row->mem.uffd, to, len, true))
+		fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
+	if (mremap(other, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, to + len) == MAP_FAILED)
+		return errno;
+	return 0;
+}
+
 /*
  * There is no VMA to be had: a call that needs to split one fails.
  */
@@ -579,6 +733,17 @@ static int do_move_no_vmas(struct row *row)
 {
 	row->to = reserve(row->range_len);
 	return without_vmas(row, do_move);
+}
+
+/* The userfaultfd was told that its range changes. It does not. */
+static int do_move_no_vmas_event(struct row *row)
+{
+	char *p = row->mem.addr + row->mem.len / 2;
+	int err = do_move_no_vmas(row);
+
+	if (err && protect_range(row->mem.uffd, p, row->mem.page, true))
+		fail("error: UFFDIO_WRITEPROTECT after that: %s", strerror(errno));
+	return err;
 }
 
 /*
@@ -849,10 +1014,18 @@ static const struct call calls[] = {
 	{ "scan_no_vector", do_scan_no_vector, ENDS, ONE_RANGE },
 	{ "scan_dropped", do_scan_dropped, ENDS, ONE_RANGE },
 	{ "scan_untouched", do_scan_untouched, ENDS, ONE_RANGE },
+	{ "scan_only", do_scan_only, ENDS, ONE_RANGE },
+	{ "uffdio_copy", do_copy, ENDS, ONE_RANGE },
+	{ "uffdio_copy_wp", do_copy_wp, PROTECTS, ONE_RANGE },
+	{ "uffdio_poison", do_poison, KEEPS, ONE_RANGE },
+	{ "register_special", do_register_special, KEEPS,
+	  { [R_WHOLE] = EINVAL, [R_ONE ... NR_RANGES - 1] = NONE } },
+	{ "mremap_next_to", do_move_next_to, PROTECTS, ONE_RANGE },
 	{ "uffdio_move_swapped", do_move_swapped, ENDS, ONE_RANGE },
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mprotect_no_vmas", do_mprotect_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mremap_no_vmas", do_move_no_vmas, KEEPS, NO_VMAS, N_VMAS },
+	{ "mremap_no_vmas_event", do_move_no_vmas_event, KEEPS, NO_VMAS, N_VMAS },
 	{ "unregister_waited_for", do_unregister_waited_for, ENDS, ONE_RANGE },
 	{ "close_waited_for", do_close_waited_for, ENDS, ONE_RANGE },
 	{ "unprotect_race", do_unprotect_race, KEEPS, ONE_RANGE },
@@ -900,7 +1073,12 @@ static const char *impossible(const struct row_id *id)
 		return "MADV_FREE frees private anonymous pages; huge ones may be split";
 	if (call->make == do_move_swapped && strcmp(id->word[1], "anon"))
 		return "UFFDIO_MOVE moves private anonymous pages, and swaps in huge ones";
-	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas) &&
+	if (call->make == do_register_special && strcmp(id->word[1], "anon"))
+		return "it brings its own memory";
+	if (call->make == do_move_next_to && flags & (M_HUGETLB | M_THP))
+		return "single pages say it";
+	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas ||
+	     call->make == do_move_no_vmas_event) &&
 	    range == R_BEYOND)
 		return "the call wants a mapping all along";
 	return NULL;
@@ -984,7 +1162,9 @@ static void protect_middle(struct row *row)
 	int i;
 
 	row->mem.uffd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-				  UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_USER_MODE_ONLY);
+				  UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+				  (row->call->make == do_move_no_vmas_event ?
+				   UFFD_FEATURE_EVENT_REMAP : 0), UFFD_USER_MODE_ONLY);
 	fail_if(register_all(row), "UFFDIO_REGISTER");
 	set_protection(&row->mem, row->mem.unit * skip,
 		       row->mem.len - 2 * row->mem.unit * skip, true);
