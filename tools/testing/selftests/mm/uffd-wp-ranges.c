@@ -22,6 +22,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/uio.h>
 
 #include "uffd-wp-memory.h"
 #include "uffd-wp-path.h"
@@ -543,6 +544,33 @@ static int do_move_swapped(struct row *row)
 	return 0;
 }
 
+/* A page of a huge page that somebody else refers to, so that it cannot be split */
+static int do_move_held(struct row *row)
+{
+	int fds[2], err, fd = open_uffd(UFFD_FEATURE_MOVE, UFFD_USER_MODE_ONLY);
+	char *to = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct iovec held = {
+		.iov_base = row->mem.addr + row->mem.len / 2, .iov_len = 1,
+	};
+	struct uffdio_move move = {
+		.src = (uintptr_t)held.iov_base,
+		.dst = (uintptr_t)to,
+		.len = page_size,
+	};
+
+	if (to == MAP_FAILED ||
+	    register_range(fd, to, page_size, UFFDIO_REGISTER_MODE_MISSING))
+		fail("setup: destination: %s", strerror(errno));
+	if (pipe(fds) || vmsplice(fds[1], &held, 1, 0) != 1)
+		fail("setup: vmsplice(): %s", strerror(errno));
+	err = ioctl(fd, UFFDIO_MOVE, &move) ? errno : 0;
+	close(fds[0]);
+	close(fds[1]);
+	close(fd);
+	return err;
+}
+
 /* A scan that is not told to protect does not, however often it is made. */
 static int do_scan_only(struct row *row)
 {
@@ -1022,6 +1050,8 @@ static const struct call calls[] = {
 	  { [R_WHOLE] = EINVAL, [R_ONE ... NR_RANGES - 1] = NONE } },
 	{ "mremap_next_to", do_move_next_to, PROTECTS, ONE_RANGE },
 	{ "uffdio_move_swapped", do_move_swapped, ENDS, ONE_RANGE },
+	{ "uffdio_move_held", do_move_held, KEEPS,
+	  { [R_WHOLE] = EBUSY, [R_ONE ... NR_RANGES - 1] = NONE } },
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mprotect_no_vmas", do_mprotect_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mremap_no_vmas", do_move_no_vmas, KEEPS, NO_VMAS, N_VMAS },
@@ -1073,6 +1103,8 @@ static const char *impossible(const struct row_id *id)
 		return "MADV_FREE frees private anonymous pages; huge ones may be split";
 	if (call->make == do_move_swapped && strcmp(id->word[1], "anon"))
 		return "UFFDIO_MOVE moves private anonymous pages, and swaps in huge ones";
+	if (call->make == do_move_held && strcmp(id->word[1], "anon-thp"))
+		return "UFFDIO_MOVE splits huge pages only";
 	if (call->make == do_register_special && strcmp(id->word[1], "anon"))
 		return "it brings its own memory";
 	if (call->make == do_move_next_to && flags & (M_HUGETLB | M_THP))
