@@ -763,17 +763,6 @@ static int do_move_no_vmas(struct row *row)
 	return without_vmas(row, do_move);
 }
 
-/* The userfaultfd was told that its range changes. It does not. */
-static int do_move_no_vmas_event(struct row *row)
-{
-	char *p = row->mem.addr + row->mem.len / 2;
-	int err = do_move_no_vmas(row);
-
-	if (err && protect_range(row->mem.uffd, p, row->mem.page, true))
-		fail("error: UFFDIO_WRITEPROTECT after that: %s", strerror(errno));
-	return err;
-}
-
 /*
  * Somebody waits for an event of the range, and the range goes.
  */
@@ -1055,7 +1044,6 @@ static const struct call calls[] = {
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mprotect_no_vmas", do_mprotect_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mremap_no_vmas", do_move_no_vmas, KEEPS, NO_VMAS, N_VMAS },
-	{ "mremap_no_vmas_event", do_move_no_vmas_event, KEEPS, NO_VMAS, N_VMAS },
 	{ "unregister_waited_for", do_unregister_waited_for, ENDS, ONE_RANGE },
 	{ "close_waited_for", do_close_waited_for, ENDS, ONE_RANGE },
 	{ "unprotect_race", do_unprotect_race, KEEPS, ONE_RANGE },
@@ -1109,8 +1097,7 @@ static const char *impossible(const struct row_id *id)
 		return "it brings its own memory";
 	if (call->make == do_move_next_to && flags & (M_HUGETLB | M_THP))
 		return "single pages say it";
-	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas ||
-	     call->make == do_move_no_vmas_event) &&
+	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas) &&
 	    range == R_BEYOND)
 		return "the call wants a mapping all along";
 	return NULL;
@@ -1194,9 +1181,7 @@ static void protect_middle(struct row *row)
 	int i;
 
 	row->mem.uffd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-				  UFFD_FEATURE_PAGEFAULT_FLAG_WP |
-				  (row->call->make == do_move_no_vmas_event ?
-				   UFFD_FEATURE_EVENT_REMAP : 0), UFFD_USER_MODE_ONLY);
+				  UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_USER_MODE_ONLY);
 	fail_if(register_all(row), "UFFDIO_REGISTER");
 	set_protection(&row->mem, row->mem.unit * skip,
 		       row->mem.len - 2 * row->mem.unit * skip, true);
