@@ -627,12 +627,30 @@ static void move_mapping(struct row *row)
  * Scenarios: soft-dirty tracking
  */
 
+/* Of a page of hugetlb, only PAGEMAP_SCAN says it. */
+static bool is_soft_dirty(const struct row *row, const char *p)
+{
+	struct page_region region;
+	struct pm_scan_arg arg;
+	int n;
+
+	if (!(row->flags & M_HUGETLB))
+		return pagemap_entry(p) & PM_SOFT_DIRTY;
+
+	arg = scan_arg(p, row->mem.page, 0, &region, 1);
+	arg.category_mask = PAGE_IS_SOFT_DIRTY;
+	arg.return_mask = PAGE_IS_SOFT_DIRTY;
+	n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
+	fail_if(n < 0, "PAGEMAP_SCAN");
+	return n;
+}
+
 static void check_soft_dirty(struct row *row, bool dirty)
 {
 	int i;
 
 	for (i = 0; i < row->nr; i++)
-		if (!!(pagemap_entry(row->mem.addr + i * row->mem.page) & PM_SOFT_DIRTY) != dirty)
+		if (is_soft_dirty(row, row->mem.addr + i * row->mem.page) != dirty)
 			fail("page %d is %ssoft-dirty %s the write", i,
 			     dirty ? "not " : "", dirty ? "after" : "before");
 }
@@ -782,8 +800,14 @@ static const char *impossible(const struct row_id *id)
 	if (kind->flags & M_DISK &&
 	    (!async || scenario->more || scenario->features & UFFD_FEATURE_RWP))
 		return "userfaultfd takes files only in WP_ASYNC mode, and for nothing else";
-	if (kind->flags & M_HUGETLB && scenario->flags & (S_HINTS | S_SOFT_DIRTY))
+	if (kind->flags & M_HUGETLB && scenario->flags & S_HINTS)
 		return "not for hugetlb";
+	if (kind->flags & M_HUGETLB && scenario->flags & S_SOFT_DIRTY &&
+	    scenario->flags & S_DIRTY)
+		return "clear_refs leaves the entries of hugetlb as they are";
+	if (kind->flags & M_HUGETLB && scenario->flags & S_SOFT_DIRTY &&
+	    !(kind->flags & M_PRIVATE))
+		return "shared hugetlb takes no fault that could make it soft-dirty";
 	if (kind->flags & M_MTHP && scenario->flags & S_SOFT_DIRTY && scenario->arg)
 		return "mprotect() makes soft-dirty what it changes in a batch";
 	if (kind->flags & M_DISK && scenario->flags & S_HINTS &&

@@ -396,17 +396,25 @@ static int do_scan_no_memory(struct row *row)
 	return scan_all(row, p, len, 0);
 }
 
+/* Memory of the same kind that nobody has touched */
+static struct memory fresh_memory(const struct row *row, size_t len)
+{
+	struct memory mem = {
+		.kind = row->mem.kind, .mode = row->mem.mode, .len = len,
+	};
+
+	map_memory(&mem, PROT_READ | PROT_WRITE);
+	return mem;
+}
+
 /* RWP protects huge pages of shmem by PTEs: more page tables than can be had. */
 static int do_rwprotect_no_memory(struct row *row)
 {
-	struct memory mem = {
-		.kind = row->mem.kind, .mode = row->mem.mode, .len = 64 * pmd_size,
-	};
+	struct memory mem = fresh_memory(row, 64 * pmd_size);
 	int fd = open_uffd(UFFD_FEATURE_RWP, UFFD_USER_MODE_ONLY);
 	size_t at;
 	int err;
 
-	map_memory(&mem, PROT_READ | PROT_WRITE);
 	for (at = 0; at < mem.len; at += pmd_size)
 		mem.addr[at] = 'o';
 	prove_mapping(&mem);
@@ -514,12 +522,22 @@ static int do_scan_untouched(struct row *row)
 	return 0;
 }
 
+static char *move_destination(int fd, size_t len)
+{
+	char *to = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (to == MAP_FAILED ||
+	    register_range(fd, to, len, UFFDIO_REGISTER_MODE_MISSING))
+		fail("setup: destination: %s", strerror(errno));
+	return to;
+}
+
 /* To where nothing is registered for write protection */
 static int do_move_swapped(struct row *row)
 {
 	int fd = open_uffd(UFFD_FEATURE_MOVE, UFFD_USER_MODE_ONLY);
-	char *to = mmap(NULL, row->mem.len, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *to = move_destination(fd, row->mem.len);
 	struct uffdio_move move = {
 		.src = (uintptr_t)row->mem.addr,
 		.dst = (uintptr_t)to,
@@ -527,9 +545,6 @@ static int do_move_swapped(struct row *row)
 	};
 	size_t at;
 
-	if (to == MAP_FAILED ||
-	    register_range(fd, to, row->mem.len, UFFDIO_REGISTER_MODE_MISSING))
-		fail("setup: destination: %s", strerror(errno));
 	madvise(row->mem.addr, row->mem.len, MADV_PAGEOUT);
 	look_at(getpid());
 	for (at = 0; at < row->mem.len; at += page_size)
@@ -548,8 +563,7 @@ static int do_move_swapped(struct row *row)
 static int do_move_held(struct row *row)
 {
 	int fds[2], err, fd = open_uffd(UFFD_FEATURE_MOVE, UFFD_USER_MODE_ONLY);
-	char *to = mmap(NULL, page_size, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	char *to = move_destination(fd, page_size);
 	struct iovec held = {
 		.iov_base = row->mem.addr + row->mem.len / 2, .iov_len = 1,
 	};
@@ -559,9 +573,6 @@ static int do_move_held(struct row *row)
 		.len = page_size,
 	};
 
-	if (to == MAP_FAILED ||
-	    register_range(fd, to, page_size, UFFDIO_REGISTER_MODE_MISSING))
-		fail("setup: destination: %s", strerror(errno));
 	if (pipe(fds) || vmsplice(fds[1], &held, 1, 0) != 1)
 		fail("setup: vmsplice(): %s", strerror(errno));
 	err = ioctl(fd, UFFDIO_MOVE, &move) ? errno : 0;
@@ -593,26 +604,23 @@ static int do_scan_only(struct row *row)
 	return 0;
 }
 
-/*
- * Memory of the same kind that nobody has touched, registered for MISSING as well,
- * protected, and then filled.
- */
+/* Memory that is registered for MISSING as well, protected, and then filled */
 static int fill_protected(struct row *row, uint64_t mode)
 {
-	struct memory mem = {
-		.kind = row->mem.kind, .mode = row->mem.mode, .len = row->mem.len,
+	struct memory mem = fresh_memory(row, row->mem.len);
+	struct uffdio_copy copy = {
+		.src = (uintptr_t)row->mem.addr,
+		.dst = (uintptr_t)mem.addr,
+		.len = mem.len,
+		.mode = mode,
 	};
-	struct uffdio_copy copy = { .len = mem.len, .mode = mode };
 	int fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
 			   UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY);
 
-	map_memory(&mem, PROT_READ | PROT_WRITE);
 	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP |
 						  UFFDIO_REGISTER_MODE_MISSING) ||
 	    protect_range(fd, mem.addr, mem.len, true))
 		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
-	copy.src = (uintptr_t)row->mem.addr;
-	copy.dst = (uintptr_t)mem.addr;
 	if (ioctl(fd, UFFDIO_COPY, &copy))
 		return errno;
 	close(row->mem.uffd);
@@ -648,17 +656,15 @@ static bool readable(const char *p)
 /* A page that is poisoned can be neither protected nor resolved. */
 static int do_poison(struct row *row)
 {
-	struct memory mem = {
-		.kind = row->mem.kind, .mode = row->mem.mode, .len = row->mem.len,
-	};
+	struct memory mem = fresh_memory(row, row->mem.len);
 	int on, fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM | UFFD_FEATURE_POISON |
 			       UFFD_FEATURE_WP_ASYNC, UFFD_USER_MODE_ONLY);
-	struct uffdio_poison poison = { .range.len = row->mem.page };
+	struct uffdio_poison poison = {
+		.range = { .start = (uintptr_t)mem.addr, .len = row->mem.page },
+	};
 
-	map_memory(&mem, PROT_READ | PROT_WRITE);
 	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP))
 		fail("setup: UFFDIO_REGISTER: %s", strerror(errno));
-	poison.range.start = (uintptr_t)mem.addr;
 	if (ioctl(fd, UFFDIO_POISON, &poison))
 		return errno;
 	look_at(getpid());
@@ -993,7 +999,7 @@ static int do_scan_race(struct row *row)
 /* No such row: the call has one range only, or the range means nothing to it. */
 #define NONE		(-2)
 #define ONE_RANGE	{ [R_ONE ... NR_RANGES - 1] = NONE }
-#define OOM		{ [R_WHOLE] = ENOMEM, [R_ONE ... NR_RANGES - 1] = NONE }
+#define FAILS(err)	{ [R_WHOLE] = (err), [R_ONE ... NR_RANGES - 1] = NONE }
 #define NO_VMAS		{ [R_WHOLE ... NR_RANGES - 1] = NONE,		\
 			  [R_ONE] = ENOMEM, [R_MIDDLE] = ENOMEM,	\
 			  [R_BEYOND] = ENOMEM }
@@ -1022,9 +1028,9 @@ static const struct call calls[] = {
 	{ "mremap_duplicate", do_duplicate, KEEPS, ONE_RANGE },
 	{ "mremap_shrink", do_shrink, KEEPS, ONE_RANGE },
 	{ "close", do_close, ENDS, ONE_RANGE },
-	{ "mremap_no_memory", do_move_no_memory, KEEPS, OOM, N_CGROUP },
-	{ "protect_no_memory", do_protect_no_memory, KEEPS, OOM, N_CGROUP },
-	{ "rwprotect_no_memory", do_rwprotect_no_memory, KEEPS, OOM, N_CGROUP },
+	{ "mremap_no_memory", do_move_no_memory, KEEPS, FAILS(ENOMEM), N_CGROUP },
+	{ "protect_no_memory", do_protect_no_memory, KEEPS, FAILS(ENOMEM), N_CGROUP },
+	{ "rwprotect_no_memory", do_rwprotect_no_memory, KEEPS, FAILS(ENOMEM), N_CGROUP },
 	{ "scan_no_memory", do_scan_no_memory, ENDS, ONE_RANGE, N_CGROUP },
 	{ "scan_pieces", do_scan_pieces, ENDS, ONE_RANGE },
 	{ "scan_many", do_scan_many, ENDS, ONE_RANGE },
@@ -1035,12 +1041,10 @@ static const struct call calls[] = {
 	{ "uffdio_copy", do_copy, ENDS, ONE_RANGE },
 	{ "uffdio_copy_wp", do_copy_wp, PROTECTS, ONE_RANGE },
 	{ "uffdio_poison", do_poison, KEEPS, ONE_RANGE },
-	{ "register_special", do_register_special, KEEPS,
-	  { [R_WHOLE] = EINVAL, [R_ONE ... NR_RANGES - 1] = NONE } },
+	{ "register_special", do_register_special, KEEPS, FAILS(EINVAL) },
 	{ "mremap_next_to", do_move_next_to, PROTECTS, ONE_RANGE },
 	{ "uffdio_move_swapped", do_move_swapped, ENDS, ONE_RANGE },
-	{ "uffdio_move_held", do_move_held, KEEPS,
-	  { [R_WHOLE] = EBUSY, [R_ONE ... NR_RANGES - 1] = NONE } },
+	{ "uffdio_move_held", do_move_held, KEEPS, FAILS(EBUSY) },
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mprotect_no_vmas", do_mprotect_no_vmas, KEEPS, NO_VMAS, N_VMAS },
 	{ "mremap_no_vmas", do_move_no_vmas, KEEPS, NO_VMAS, N_VMAS },
