@@ -23,6 +23,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 
 #include "uffd-wp-memory.h"
 #include "uffd-wp-path.h"
@@ -505,14 +506,19 @@ static int do_scan_untouched(struct row *row)
 	arg = scan_arg(p, len, PM_SCAN_WP_MATCHING, &region, 1);
 	arg.max_pages = 1;
 	n = ioctl(pagemap_fd, PAGEMAP_SCAN, &arg);
-	if (n < 0)
+	/* A part of a page of hugetlb cannot be protected. */
+	if (n < 0 && (errno != EINVAL || !(row->flags & M_HUGETLB)))
 		return errno;
 	arg = scan_arg(p, len, 0, &region, 1);
-	if (n)
+	arg.return_mask |= PAGE_IS_HUGE;
+	if (n > 0)
 		arg.start += page_size;
 	if (ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) != 1 ||
 	    region.start != arg.start || region.end != arg.end)
 		fail("lost: not all that was not reported before is reported as written");
+	if (!(region.categories & PAGE_IS_HUGE) != !(row->flags & M_HUGETLB))
+		fail("error: what was not touched is %sPAGE_IS_HUGE",
+		     row->flags & M_HUGETLB ? "not " : "");
 	if (scan_protect(p, len) < 0)
 		return errno;
 	arg.start = (uintptr_t)p;
@@ -531,6 +537,89 @@ static char *move_destination(int fd, size_t len)
 	    register_range(fd, to, len, UFFDIO_REGISTER_MODE_MISSING))
 		fail("setup: destination: %s", strerror(errno));
 	return to;
+}
+
+/* It can protect whole pages of hugetlb only, and must not say that it did more. */
+static int do_scan_part(struct row *row)
+{
+	struct pm_scan_arg arg = scan_arg(row->mem.addr, row->mem.len,
+					  PM_SCAN_WP_MATCHING, NULL, 0);
+
+	look_at(getpid());
+	arg.max_pages = 1;
+	if (!ioctl(pagemap_fd, PAGEMAP_SCAN, &arg))
+		return 0;
+	arg.max_pages = 0;
+	arg.start += page_size;
+	return ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) ? errno : 0;
+}
+
+static long long ksm_stat(pid_t pid, const char *key)
+{
+	char path[64], text[1024];
+
+	snprintf(path, sizeof(path), "/proc/%d/ksm_stat", pid);
+	return read_text(path, text, sizeof(text)) < 0 ? -1 : field(text, key);
+}
+
+/* In the child: the page must neither move nor get lost. */
+static __noreturn void read_from_device(const struct memory *mem)
+{
+	raise(SIGSTOP);
+	alarm(HANG_MS / 1000);
+	if (move_to_device(mem->addr, page_size) < 0)
+		_exit(KSFT_SKIP);
+	touch(mem->addr);
+	_exit(*mem->addr == 's' ? KSFT_PASS : KSFT_FAIL);
+}
+
+/*
+ * KSM knows that the parent had the page, which has dropped it, and has not been at
+ * the child: by rmap, the child's entry cannot be found.
+ */
+static int do_ksm_to_device(struct row *row)
+{
+	struct memory mem = fresh_memory(row, 3 * page_size);
+	int i, status;
+	pid_t pid;
+
+	memset(mem.addr, 's', 2 * page_size);
+	strcpy(mem.addr + 2 * page_size, "another");
+	if (madvise(mem.addr, mem.len, MADV_MERGEABLE) || !write_text(KSM "run", "1"))
+		skip("no KSM: %s", strerror(errno));
+	for (i = 0; ksm_stat(getpid(), "ksm_merging_pages") <= 0; i++) {
+		if (i == HANG_MS)
+			again("KSM did not merge");
+		usleep(1000);
+	}
+	write_text(KSM "run", "0");
+
+	pid = fork();
+	if (!pid)
+		read_from_device(&mem);
+	fail_if(pid < 0 || waitpid(pid, &status, WUNTRACED) != pid, "fork");
+	fail_if(madvise(mem.addr, 2 * page_size, MADV_DONTNEED), "MADV_DONTNEED");
+	/* Page by page: a new time to sleep ends its sleep. */
+	for (i = 0; ksm_stat(getpid(), "ksm_rmap_items") > 1; i++) {
+		if (i == 100)
+			again("KSM has not been at the parent");
+		write_text(KSM "sleep_millisecs", i & 1 ? "50000" : "60000");
+		write_text(KSM "run", "1");
+		usleep(10000);
+		write_text(KSM "run", "0");
+	}
+	if (ksm_stat(pid, "ksm_rmap_items"))
+		again("KSM has been at the child");
+
+	kill(pid, SIGCONT);
+	fail_if(waitpid(pid, &status, 0) != pid, "waitpid");
+	if (WIFSIGNALED(status))
+		fail("hang: a read of the page: %s", strsignal(WTERMSIG(status)));
+	if (WEXITSTATUS(status) == KSFT_SKIP)
+		skip("no device of test_hmm");
+	if (WEXITSTATUS(status))
+		fail("content: not what was in the page");
+	return 0;
 }
 
 /* To where nothing is registered for write protection */
@@ -1008,6 +1097,7 @@ static int do_scan_race(struct row *row)
 enum needs {
 	N_CGROUP	= BIT(0),	/* that is full when it is made */
 	N_VMAS		= BIT(1),	/* a low vm.max_map_count */
+	N_KSM		= BIT(2),	/* and as root */
 };
 
 static const struct call calls[] = {
@@ -1038,11 +1128,13 @@ static const struct call calls[] = {
 	{ "scan_dropped", do_scan_dropped, ENDS, ONE_RANGE },
 	{ "scan_untouched", do_scan_untouched, ENDS, ONE_RANGE },
 	{ "scan_only", do_scan_only, ENDS, ONE_RANGE },
+	{ "scan_part", do_scan_part, KEEPS, FAILS(EINVAL) },
 	{ "uffdio_copy", do_copy, ENDS, ONE_RANGE },
 	{ "uffdio_copy_wp", do_copy_wp, PROTECTS, ONE_RANGE },
 	{ "uffdio_poison", do_poison, KEEPS, ONE_RANGE },
 	{ "register_special", do_register_special, KEEPS, FAILS(EINVAL) },
 	{ "mremap_next_to", do_move_next_to, PROTECTS, ONE_RANGE },
+	{ "ksm_to_device", do_ksm_to_device, KEEPS, ONE_RANGE, N_KSM },
 	{ "uffdio_move_swapped", do_move_swapped, ENDS, ONE_RANGE },
 	{ "uffdio_move_held", do_move_held, KEEPS, FAILS(EBUSY) },
 	{ "unregister_no_vmas", do_unregister_no_vmas, KEEPS, NO_VMAS, N_VMAS },
@@ -1097,8 +1189,11 @@ static const char *impossible(const struct row_id *id)
 		return "UFFDIO_MOVE moves private anonymous pages, and swaps in huge ones";
 	if (call->make == do_move_held && strcmp(id->word[1], "anon-thp"))
 		return "UFFDIO_MOVE splits huge pages only";
-	if (call->make == do_register_special && strcmp(id->word[1], "anon"))
+	if ((call->make == do_register_special || call->make == do_ksm_to_device) &&
+	    strcmp(id->word[1], "anon"))
 		return "it brings its own memory";
+	if (call->make == do_scan_part && !(flags & M_HUGETLB))
+		return "a part of the memory is as good as all of it";
 	if (call->make == do_move_next_to && flags & (M_HUGETLB | M_THP))
 		return "single pages say it";
 	if ((call->make == do_move_no_vmas || call->make == do_mprotect_no_vmas) &&
@@ -1269,8 +1364,9 @@ static void run_row(const struct row_id *id)
 			!write_text(in_cgroup(row->call, "cgroup.procs"), "0") ||
 			mlockall(MCL_CURRENT), "no memory cgroup");
 	}
-	fail_if(setresgid(NOBODY, NOBODY, NOBODY) ||
-		setresuid(NOBODY, NOBODY, NOBODY), "setresuid");
+	fail_if(!(row->call->needs & N_KSM) &&
+		(setresgid(NOBODY, NOBODY, NOBODY) ||
+		 setresuid(NOBODY, NOBODY, NOBODY)), "setresuid");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	/* Dropping privileges makes /proc/self somebody else's. */
 	prctl(PR_SET_DUMPABLE, 1);
@@ -1320,6 +1416,10 @@ static void set_knobs(const struct row_id *id)
 	set_memory_knobs(kind_named(id->word[1]));
 	set_knob("/proc/sys/vm/max_map_count",
 		 call->needs & N_VMAS ? MAX_VMAS : max_map_count);
+	if (call->needs & N_KSM) {
+		set_ksm_knobs(false);
+		set_knob(KSM "pages_to_scan", "1");
+	}
 	if (call->needs & N_CGROUP)
 		mkdir(in_cgroup(call, ""), 0755);
 }
