@@ -542,16 +542,22 @@ static char *move_destination(int fd, size_t len)
 /* It can protect whole pages of hugetlb only, and must not say that it did more. */
 static int do_scan_part(struct row *row)
 {
+	struct page_region region;
 	struct pm_scan_arg arg = scan_arg(row->mem.addr, row->mem.len,
-					  PM_SCAN_WP_MATCHING, NULL, 0);
+					  PM_SCAN_WP_MATCHING, &region, 1);
 
-	look_at(getpid());
+	arm_async(row);
+	fail_if(register_all(row), "UFFDIO_REGISTER");
 	arg.max_pages = 1;
-	if (!ioctl(pagemap_fd, PAGEMAP_SCAN, &arg))
-		return 0;
+	if (!ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) || errno != EINVAL)
+		fail("error: max_pages is less than a page, and walk_end is %#llx",
+		     arg.walk_end - arg.start);
 	arg.max_pages = 0;
 	arg.start += page_size;
-	return ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) ? errno : 0;
+	if (!ioctl(pagemap_fd, PAGEMAP_SCAN, &arg) || errno != EINVAL)
+		fail("error: it starts in the middle of a page, and walk_end is %#llx",
+		     arg.walk_end - arg.start);
+	return 0;
 }
 
 static long long ksm_stat(pid_t pid, const char *key)
@@ -1128,7 +1134,7 @@ static const struct call calls[] = {
 	{ "scan_dropped", do_scan_dropped, ENDS, ONE_RANGE },
 	{ "scan_untouched", do_scan_untouched, ENDS, ONE_RANGE },
 	{ "scan_only", do_scan_only, ENDS, ONE_RANGE },
-	{ "scan_part", do_scan_part, KEEPS, FAILS(EINVAL) },
+	{ "scan_part", do_scan_part, ENDS, ONE_RANGE },
 	{ "uffdio_copy", do_copy, ENDS, ONE_RANGE },
 	{ "uffdio_copy_wp", do_copy_wp, PROTECTS, ONE_RANGE },
 	{ "uffdio_poison", do_poison, KEEPS, ONE_RANGE },
