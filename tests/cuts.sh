@@ -134,3 +134,14 @@ t_two_at_once() {
 	expect_ok make kernels
 	finishes
 }
+
+# Two in one folder would break each other: the second waits, and says so.
+t_build_waits() {
+	expect_ok make tree
+	mkdir -p "$out/linux/out"
+	flock "$out/linux/out/lock" sh -c "touch '$CASE/held'; sleep 2; touch '$CASE/free'" &
+	until [ -e "$CASE/held" ]; do sleep 0.1; done
+	expect_ok scripts/build patched
+	[ -e "$CASE/free" ] || wrong "does not wait"
+	grep -q 'waiting for another build of the patched kernel' "$CASE/said" || wrong "does not say that it waits"
+}

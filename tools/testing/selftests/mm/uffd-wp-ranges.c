@@ -560,7 +560,7 @@ static int do_scan_part(struct row *row)
 	return 0;
 }
 
-static long long ksm_stat(pid_t pid, const char *key)
+static long long ksm_number(pid_t pid, const char *key)
 {
 	char path[64], text[1024];
 
@@ -593,7 +593,7 @@ static int do_ksm_to_device(struct row *row)
 	strcpy(mem.addr + 2 * page_size, "another");
 	if (madvise(mem.addr, mem.len, MADV_MERGEABLE) || !write_text(KSM "run", "1"))
 		skip("no KSM: %s", strerror(errno));
-	for (i = 0; ksm_stat(getpid(), "ksm_merging_pages") <= 0; i++) {
+	for (i = 0; ksm_number(getpid(), "ksm_merging_pages") <= 0; i++) {
 		if (i == HANG_MS)
 			again("KSM did not merge");
 		usleep(1000);
@@ -606,7 +606,7 @@ static int do_ksm_to_device(struct row *row)
 	fail_if(pid < 0 || waitpid(pid, &status, WUNTRACED) != pid, "fork");
 	fail_if(madvise(mem.addr, 2 * page_size, MADV_DONTNEED), "MADV_DONTNEED");
 	/* Page by page: a new time to sleep ends its sleep. */
-	for (i = 0; ksm_stat(getpid(), "ksm_rmap_items") > 1; i++) {
+	for (i = 0; ksm_number(getpid(), "ksm_rmap_items") > 1; i++) {
 		if (i == 100)
 			again("KSM has not been at the parent");
 		write_text(KSM "sleep_millisecs", i & 1 ? "50000" : "60000");
@@ -614,7 +614,7 @@ static int do_ksm_to_device(struct row *row)
 		usleep(10000);
 		write_text(KSM "run", "0");
 	}
-	if (ksm_stat(pid, "ksm_rmap_items"))
+	if (ksm_number(pid, "ksm_rmap_items"))
 		again("KSM has been at the child");
 
 	kill(pid, SIGCONT);
