@@ -1104,6 +1104,7 @@ enum needs {
 	N_CGROUP	= BIT(0),	/* that is full when it is made */
 	N_VMAS		= BIT(1),	/* a low vm.max_map_count */
 	N_KSM		= BIT(2),	/* and as root */
+	N_EVENT		= BIT(3),	/* of mremap(), and not only of writes */
 };
 
 static const struct call calls[] = {
@@ -1125,6 +1126,8 @@ static const struct call calls[] = {
 	{ "mremap_shrink", do_shrink, KEEPS, ONE_RANGE },
 	{ "close", do_close, ENDS, ONE_RANGE },
 	{ "mremap_no_memory", do_move_no_memory, KEEPS, FAILS(ENOMEM), N_CGROUP },
+	{ "mremap_no_memory_event", do_move_no_memory, KEEPS, FAILS(ENOMEM),
+	  N_CGROUP | N_EVENT },
 	{ "protect_no_memory", do_protect_no_memory, KEEPS, FAILS(ENOMEM), N_CGROUP },
 	{ "rwprotect_no_memory", do_rwprotect_no_memory, KEEPS, FAILS(ENOMEM), N_CGROUP },
 	{ "scan_no_memory", do_scan_no_memory, ENDS, ONE_RANGE, N_CGROUP },
@@ -1286,7 +1289,9 @@ static void protect_middle(struct row *row)
 	int i;
 
 	row->mem.uffd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-				  UFFD_FEATURE_PAGEFAULT_FLAG_WP, UFFD_USER_MODE_ONLY);
+				  UFFD_FEATURE_PAGEFAULT_FLAG_WP |
+				  (row->call->needs & N_EVENT ? UFFD_FEATURE_EVENT_REMAP : 0),
+				  UFFD_USER_MODE_ONLY);
 	fail_if(register_all(row), "UFFDIO_REGISTER");
 	set_protection(&row->mem, row->mem.unit * skip,
 		       row->mem.len - 2 * row->mem.unit * skip, true);
