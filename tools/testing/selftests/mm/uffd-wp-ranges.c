@@ -24,6 +24,7 @@
 #include <sys/stat.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
+#include <linux/mman.h>
 
 #include "uffd-wp-memory.h"
 #include "uffd-wp-path.h"
@@ -77,6 +78,7 @@ struct row {
 	char *checked;
 	char *to;		/* reserved for it to move to */
 	char old;		/* what a page holds before it is written */
+	bool zeroed;		/* the pages of the range are new */
 	size_t start, range_len;
 	bool want[MAX_SAMPLES];
 };
@@ -751,6 +753,29 @@ static int do_copy_wp(struct row *row)
 	return fill_protected(row, UFFDIO_COPY_MODE_WP);
 }
 
+/* There is no such mode: the marker says that the page is protected. */
+static int do_zeropage(struct row *row)
+{
+	struct memory mem = fresh_memory(row, row->mem.len);
+	struct uffdio_zeropage zeropage = {
+		.range = { .start = (uintptr_t)mem.addr, .len = mem.len },
+	};
+	int fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+			   UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY);
+
+	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP |
+						  UFFDIO_REGISTER_MODE_MISSING) ||
+	    protect_range(fd, mem.addr, mem.len, true))
+		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	if (ioctl(fd, UFFDIO_ZEROPAGE, &zeropage))
+		return errno;
+	close(row->mem.uffd);
+	row->mem.uffd = fd;
+	row->checked = mem.addr;
+	row->zeroed = true;
+	return 0;
+}
+
 /* Asks the kernel, which says EFAULT where a read of ours would be SIGBUS. */
 static bool readable(const char *p)
 {
@@ -792,6 +817,138 @@ static int do_poison(struct row *row)
 		fail("lost: the write to a page that is not poisoned");
 	if (!readable(mem.addr + mem.len / 2))
 		fail("content: a page that is not poisoned cannot be read");
+	return 0;
+}
+
+/*
+ * Guards. Those of files are put over what is protected, those of private pages drop
+ * it.
+ */
+
+static void guards_hang(int signal)
+{
+	fail("hang: MADV_GUARD_INSTALL does not return");
+}
+
+static int put_guards(struct row *row)
+{
+	size_t at;
+
+	look_at(getpid());
+	signal(SIGALRM, guards_hang);
+	alarm(HANG_MS / 1000);
+	if (madvise(from(row), row->range_len, MADV_GUARD_INSTALL))
+		return errno;
+	alarm(0);
+	for (at = 0; at < row->range_len; at += page_size)
+		if (!(pagemap_entry(from(row) + at) & PM_GUARD_REGION))
+			fail("error: the page at %#zx has no guard", at);
+	row->zeroed = row->flags & M_PRIVATE;
+	return 0;
+}
+
+static int take_guards(struct row *row)
+{
+	if (madvise(from(row), row->range_len, MADV_GUARD_REMOVE))
+		return errno;
+	return 0;
+}
+
+static int do_guard(struct row *row)
+{
+	int err = put_guards(row);
+
+	return err ? err : take_guards(row);
+}
+
+static int do_guard_protect(struct row *row)
+{
+	int err = put_guards(row);
+
+	if (!err)
+		err = do_protect(row);
+	return err ? err : take_guards(row);
+}
+
+static int do_guard_unprotect(struct row *row)
+{
+	int err = put_guards(row);
+
+	if (!err)
+		err = do_protect(row);
+	if (!err)
+		err = do_unprotect(row);
+	return err ? err : take_guards(row);
+}
+
+static int do_guard_unregister(struct row *row)
+{
+	int err = put_guards(row);
+
+	if (!err)
+		err = do_protect(row);
+	if (!err)
+		err = do_unregister(row);
+	if (!err)
+		err = do_register(row);
+	return err ? err : take_guards(row);
+}
+
+/*
+ * Memory errors: the second page of a huge page goes bad. Somebody refers to another
+ * one, so that it cannot be split, and stays.
+ */
+
+static void survive(int signal)
+{
+}
+
+static char *poison_huge_page(char *huge)
+{
+	struct iovec held = { .iov_base = huge + pmd_size / 2, .iov_len = 1 };
+	char *bad = huge + page_size;
+	int fds[2];
+
+	if (pipe(fds) || vmsplice(fds[1], &held, 1, 0) != 1)
+		fail("setup: vmsplice(): %s", strerror(errno));
+	signal(SIGBUS, survive);
+	if (!madvise(bad, page_size, MADV_HWPOISON))
+		again("the huge page was split");
+	if (errno != EHWPOISON)
+		skip("MADV_HWPOISON: %s", strerror(errno));
+	signal(SIGBUS, SIG_DFL);
+	if (madvise(huge, pmd_size, MADV_DONTNEED))
+		fail("setup: MADV_DONTNEED: %s", strerror(errno));
+	return bad;
+}
+
+/* Who finds the error when reading does not take the protection of the others. */
+static int do_poisoned(struct row *row)
+{
+	char *huge = row->mem.addr + row->mem.len / 2;
+	char *bad = poison_huge_page(huge);
+
+	touch(huge + pmd_size / 2);
+	if (readable(bad))
+		fail("content: the poisoned page can be read");
+	return 0;
+}
+
+/* Mapping a page does not map a bad one next to it. Nothing is registered here. */
+static int do_poisoned_next_to(struct row *row)
+{
+	struct memory mem = fresh_memory(row, pmd_size);
+	char *bad;
+
+	*mem.addr = 'o';
+	prove_mapping(&mem);
+	bad = poison_huge_page(mem.addr);
+	look_at(getpid());
+	mem.addr[pmd_size / 2] = 'n';
+	if (pagemap_entry(bad) & PM_PRESENT)
+		fail("content: a write to another page maps the poisoned one");
+	if (readable(bad))
+		fail("content: the poisoned page can be read");
 	return 0;
 }
 
@@ -1111,6 +1268,7 @@ static int do_scan_race(struct row *row)
 #define NONE		(-2)
 #define ONE_RANGE	{ [R_ONE ... NR_RANGES - 1] = NONE }
 #define FAILS(err)	{ [R_WHOLE] = (err), [R_ONE ... NR_RANGES - 1] = NONE }
+#define SOME		{ [R_BEYOND ... NR_RANGES - 1] = NONE }
 #define NO_VMAS		{ [R_WHOLE ... NR_RANGES - 1] = NONE,		\
 			  [R_ONE] = ENOMEM, [R_MIDDLE] = ENOMEM,	\
 			  [R_BEYOND] = ENOMEM }
@@ -1119,8 +1277,10 @@ static int do_scan_race(struct row *row)
 enum needs {
 	N_CGROUP	= BIT(0),	/* that is full when it is made */
 	N_VMAS		= BIT(1),	/* a low vm.max_map_count */
-	N_KSM		= BIT(2),	/* and as root */
-	N_EVENT		= BIT(3),	/* of mremap(), and not only of writes */
+	N_EVENT		= BIT(2),	/* of mremap(), and not only of writes */
+	N_UNPOPULATED	= BIT(3),	/* protection of what is not there */
+	N_ROOT		= BIT(4),
+	N_KSM		= BIT(5) | N_ROOT,
 };
 
 static const struct call calls[] = {
@@ -1156,7 +1316,16 @@ static const struct call calls[] = {
 	{ "scan_part", do_scan_part, ENDS, ONE_RANGE },
 	{ "uffdio_copy", do_copy, ENDS, ONE_RANGE },
 	{ "uffdio_copy_wp", do_copy_wp, PROTECTS, ONE_RANGE },
+	{ "uffdio_zeropage", do_zeropage, PROTECTS, ONE_RANGE },
 	{ "uffdio_poison", do_poison, KEEPS, ONE_RANGE },
+	{ "guard", do_guard, KEEPS, SOME, N_UNPOPULATED },
+	{ "guard_protect", do_guard_protect, PROTECTS, SOME, N_UNPOPULATED },
+	{ "guard_unprotect", do_guard_unprotect, UNPROTECTS, ONE_RANGE,
+	  N_UNPOPULATED },
+	{ "guard_unregister", do_guard_unregister, UNPROTECTS, ONE_RANGE,
+	  N_UNPOPULATED },
+	{ "poisoned", do_poisoned, KEEPS, ONE_RANGE, N_ROOT },
+	{ "poisoned_next_to", do_poisoned_next_to, KEEPS, ONE_RANGE, N_ROOT },
 	{ "register_special", do_register_special, KEEPS, FAILS(EINVAL) },
 	{ "mremap_next_to", do_move_next_to, PROTECTS, ONE_RANGE },
 	{ "ksm_to_device", do_ksm_to_device, KEEPS, ONE_RANGE, N_KSM },
@@ -1188,8 +1357,8 @@ static const char *impossible(const struct row_id *id)
 		return "the call has no such range";
 	if (call->make == do_duplicate && flags & M_PRIVATE)
 		return "a private mapping cannot be duplicated";
-	if ((call->make == do_dontneed || call->make == do_read_race) &&
-	    !(flags & M_FD))
+	if ((call->make == do_dontneed || call->make == do_read_race ||
+	     call->make == do_guard) && !(flags & M_FD))
 		return "the pages are gone, and their protection";
 	if (call->make == do_scan_race && flags & (M_THP | M_HUGETLB) &&
 	    !(flags & M_PRIVATE))
@@ -1212,6 +1381,13 @@ static const char *impossible(const struct row_id *id)
 		return "MADV_FREE frees private anonymous pages; huge ones may be split";
 	if (call->make == do_move_swapped && strcmp(id->word[1], "anon"))
 		return "UFFDIO_MOVE moves private anonymous pages, and swaps in huge ones";
+	if (call->make == do_zeropage && flags & M_HUGETLB)
+		return "there is no UFFDIO_ZEROPAGE for hugetlb";
+	if (call->needs & N_UNPOPULATED && flags & M_HUGETLB)
+		return "there are no guards in hugetlb";
+	if ((call->make == do_poisoned || call->make == do_poisoned_next_to) &&
+	    strcmp(id->word[1], "shmem-thp"))
+		return "it is about huge pages that stay when they cannot be split";
 	if (call->make == do_move_held && strcmp(id->word[1], "anon-thp"))
 		return "UFFDIO_MOVE splits huge pages only";
 	if ((call->make == do_register_special || call->make == do_ksm_to_device) &&
@@ -1306,7 +1482,10 @@ static void protect_middle(struct row *row)
 
 	row->mem.uffd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
 				  UFFD_FEATURE_PAGEFAULT_FLAG_WP |
-				  (row->call->needs & N_EVENT ? UFFD_FEATURE_EVENT_REMAP : 0),
+				  (row->call->needs & N_EVENT ?
+				   UFFD_FEATURE_EVENT_REMAP : 0) |
+				  (row->call->needs & N_UNPOPULATED ?
+				   UFFD_FEATURE_WP_UNPOPULATED : 0),
 				  UFFD_USER_MODE_ONLY);
 	fail_if(register_all(row), "UFFDIO_REGISTER");
 	set_protection(&row->mem, row->mem.unit * skip,
@@ -1391,7 +1570,7 @@ static void run_row(const struct row_id *id)
 			!write_text(in_cgroup(row->call, "cgroup.procs"), "0") ||
 			mlockall(MCL_CURRENT), "no memory cgroup");
 	}
-	fail_if(!(row->call->needs & N_KSM) &&
+	fail_if(!(row->call->needs & N_ROOT) &&
 		(setresgid(NOBODY, NOBODY, NOBODY) ||
 		 setresuid(NOBODY, NOBODY, NOBODY)), "setresuid");
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -1423,6 +1602,7 @@ static void run_row(const struct row_id *id)
 			       row->flags & M_PRIVATE;
 		bool reported;
 
+		dropped |= row->zeroed && in_range(row, i);
 		row->old = dropped ? 0 : 'o';
 		reported = write_reported(row, sample(row, i));
 		nr_lost += row->want[i] && !reported;
@@ -1443,7 +1623,7 @@ static void set_knobs(const struct row_id *id)
 	set_memory_knobs(kind_named(id->word[1]));
 	set_knob("/proc/sys/vm/max_map_count",
 		 call->needs & N_VMAS ? MAX_VMAS : max_map_count);
-	if (call->needs & N_KSM) {
+	if ((call->needs & N_KSM) == N_KSM) {
 		set_ksm_knobs(false);
 		set_knob(KSM "pages_to_scan", "1");
 	}
