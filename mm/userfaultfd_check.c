@@ -7,28 +7,31 @@
  * puts a present entry without the uffd bit where the shadow says protected is
  * reported. See Documentation/mm/userfaultfd_check.rst.
  */
-#include <linux/hugetlb.h>
 #include <linux/mm.h>
+#include <linux/page_table_check.h>
 #include <linux/slab.h>
-#include <linux/userfaultfd_k.h>
+#include <linux/userfaultfd_check.h>
 #include <linux/xarray.h>
 
 #define MAX_REPORTS	16
 
-/* The protected pages of an mm: a bitmap for each PMD_SIZE in which there are any */
+/*
+ * The protected pages of an mm: a bitmap for each PMD_SIZE in which there are any. The
+ * lock of the XArray protects the bitmaps too; it is taken under page table locks.
+ */
 struct shadow {
 	struct xarray bitmaps;
-	/* There was no memory once: what is known is not all. */
-	bool incomplete;
 };
 
-/* By the address of the mm. Most have none. */
+/* By the address of the mm. Most have none, and not the flag that says so. */
 static DEFINE_XARRAY(shadows);
 
 static atomic_t nr_reports = ATOMIC_INIT(0);
 
 static struct shadow *shadow_of(struct mm_struct *mm)
 {
+	if (!userfaultfd_check_has_shadow(mm))
+		return NULL;
 	return xa_load(&shadows, (unsigned long)mm);
 }
 
@@ -47,33 +50,48 @@ static struct shadow *make_shadow(struct mm_struct *mm)
 
 	old = xa_cmpxchg(&shadows, (unsigned long)mm, NULL, shadow,
 			 GFP_ATOMIC | __GFP_NOWARN);
-	if (!old)
-		return shadow;
-	kfree(shadow);
-	return xa_is_err(old) ? NULL : old;
+	if (old) {
+		kfree(shadow);
+		return xa_is_err(old) ? NULL : old;
+	}
+	mm_flags_set(MMF_USERFAULTFD_CHECK, mm);
+	return shadow;
 }
 
-static unsigned long *make_bitmap(struct shadow *shadow, unsigned long index)
-{
-	unsigned long *bitmap = xa_load(&shadow->bitmaps, index), *old;
-
-	if (bitmap)
-		return bitmap;
-
-	bitmap = bitmap_zalloc(PTRS_PER_PTE, GFP_ATOMIC | __GFP_NOWARN);
-	if (!bitmap)
-		return NULL;
-	old = xa_cmpxchg(&shadow->bitmaps, index, NULL, bitmap,
-			 GFP_ATOMIC | __GFP_NOWARN);
-	if (!old)
-		return bitmap;
-	bitmap_free(bitmap);
-	return xa_is_err(old) ? NULL : old;
-}
-
+/* The bit of an address, and the first address behind its bitmap */
 static unsigned int bit_of(unsigned long addr)
 {
 	return (addr & ~PMD_MASK) >> PAGE_SHIFT;
+}
+
+static unsigned long end_of(unsigned long addr)
+{
+	return (addr & PMD_MASK) + PMD_SIZE;
+}
+
+/* Protects pages of one bitmap, whose lock is held. */
+static bool set_pages(struct shadow *shadow, unsigned long addr, unsigned long len)
+{
+	unsigned long index = addr >> PMD_SHIFT;
+	unsigned long *bitmap = xa_load(&shadow->bitmaps, index);
+
+	if (!bitmap) {
+		bitmap = bitmap_zalloc(PTRS_PER_PTE, GFP_ATOMIC | __GFP_NOWARN);
+		if (!bitmap)
+			return false;
+		if (xa_is_err(__xa_store(&shadow->bitmaps, index, bitmap,
+					 GFP_ATOMIC | __GFP_NOWARN))) {
+			bitmap_free(bitmap);
+			return false;
+		}
+	}
+	bitmap_set(bitmap, bit_of(addr), len >> PAGE_SHIFT);
+	return true;
+}
+
+static void warn_no_memory(void)
+{
+	pr_warn_once("userfaultfd_check: no memory, some pages are not checked\n");
 }
 
 /**
@@ -85,60 +103,73 @@ static unsigned int bit_of(unsigned long addr)
  * To be called where UFFDIO_WRITEPROTECT, UFFDIO_RWPROTECT, UFFDIO_COPY and the
  * like, or PAGEMAP_SCAN protect a page, or put a marker for it.
  *
- * Context: The lock of the page table is held. Does not sleep; if there is no
- * memory, the mm is not checked anymore.
+ * Context: The lock of the page table is held. Does not sleep; pages for which
+ * there is no memory are not checked.
  */
 void userfaultfd_check_protect(struct mm_struct *mm, unsigned long addr,
 			       unsigned long len)
 {
-	struct shadow *shadow = make_shadow(mm);
-	unsigned long end = addr + len;
+	unsigned long end = addr + len, next;
+	struct shadow *shadow;
+	bool done;
 
-	if (!shadow)
+	/* Nobody would ask. */
+	if (static_branch_likely(&page_table_check_disabled))
 		return;
 
-	for (; addr < end; addr += PAGE_SIZE) {
-		unsigned long *bitmap = make_bitmap(shadow, addr >> PMD_SHIFT);
-
-		if (!bitmap) {
-			WRITE_ONCE(shadow->incomplete, true);
-			return;
-		}
-		set_bit(bit_of(addr), bitmap);
+	shadow = make_shadow(mm);
+	for (done = shadow; done && addr < end; addr = next) {
+		next = min(end, end_of(addr));
+		xa_lock(&shadow->bitmaps);
+		done = set_pages(shadow, addr, next - addr);
+		xa_unlock(&shadow->bitmaps);
 	}
+	if (!done)
+		warn_no_memory();
 }
 
 /**
- * userfaultfd_check_drop() - pages are not protected anymore, or will not be
+ * __userfaultfd_check_drop() - pages are not protected anymore, or will not be
  * @mm: Whose.
  * @addr: Of the first page.
  * @len: In bytes, whole pages.
  *
- * To be called before entries change, where userspace lifts the protection, or
- * does what drops it by definition.
+ * To be called before an entry is set without the bit, or after it was cleared, where
+ * userspace lifts the protection, or does what drops it by definition.
  *
- * Context: Any, from which the address range cannot be protected meanwhile.
+ * Context: The lock of the page table is held, or nobody else can protect pages of
+ * the range. Does not sleep.
  */
-void userfaultfd_check_drop(struct mm_struct *mm, unsigned long addr,
-			    unsigned long len)
+void __userfaultfd_check_drop(struct mm_struct *mm, unsigned long addr,
+			      unsigned long len)
 {
 	struct shadow *shadow = shadow_of(mm);
-	unsigned long end = addr + len, index, *bitmap;
+	unsigned long index, *bitmap, end = addr + len;
 
 	if (!shadow || !len)
 		return;
 
 	xa_for_each_range(&shadow->bitmaps, index, bitmap, addr >> PMD_SHIFT,
 			  (end - 1) >> PMD_SHIFT) {
-		unsigned long at = max(addr, index << PMD_SHIFT);
+		unsigned long from = max(addr, index << PMD_SHIFT);
+		unsigned long next = min(end, end_of(from));
 
-		for (; at < end && at >> PMD_SHIFT == index; at += PAGE_SIZE)
-			clear_bit(bit_of(at), bitmap);
+		xa_lock(&shadow->bitmaps);
+		/* It may have been freed meanwhile. */
+		bitmap = xa_load(&shadow->bitmaps, index);
+		if (bitmap) {
+			bitmap_clear(bitmap, bit_of(from), (next - from) >> PAGE_SHIFT);
+			if (bitmap_empty(bitmap, PTRS_PER_PTE)) {
+				__xa_erase(&shadow->bitmaps, index);
+				bitmap_free(bitmap);
+			}
+		}
+		xa_unlock(&shadow->bitmaps);
 	}
 }
 
 /**
- * userfaultfd_check_move() - mremap() has moved pages
+ * __userfaultfd_check_move() - mremap() has moved pages
  * @mm: Whose.
  * @from: Where the first page was.
  * @to: Where it is.
@@ -147,58 +178,52 @@ void userfaultfd_check_drop(struct mm_struct *mm, unsigned long addr,
  *
  * Context: The mmap_lock is held for writing. Does not sleep.
  */
-void userfaultfd_check_move(struct mm_struct *mm, unsigned long from,
-			    unsigned long to, unsigned long len, bool kept)
+void __userfaultfd_check_move(struct mm_struct *mm, unsigned long from,
+			      unsigned long to, unsigned long len, bool kept)
 {
-	unsigned long at;
+	struct shadow *shadow = shadow_of(mm);
+	unsigned long index, *bitmap;
+	unsigned int bit;
+	bool done = true;
 
-	if (!shadow_of(mm))
+	if (!shadow || !len)
 		return;
 
-	userfaultfd_check_drop(mm, to, len);
-	for (at = 0; kept && at < len; at += PAGE_SIZE)
-		if (userfaultfd_check_is_protected(mm, from + at))
-			userfaultfd_check_protect(mm, to + at, PAGE_SIZE);
-	userfaultfd_check_drop(mm, from, len);
+	__userfaultfd_check_drop(mm, to, len);
+	if (!kept)
+		goto out;
+
+	xa_for_each_range(&shadow->bitmaps, index, bitmap, from >> PMD_SHIFT,
+			  (from + len - 1) >> PMD_SHIFT) {
+		xa_lock(&shadow->bitmaps);
+		bitmap = xa_load(&shadow->bitmaps, index);
+		for (bit = 0; bitmap && bit < PTRS_PER_PTE; bit++) {
+			unsigned long at = (index << PMD_SHIFT) + bit * PAGE_SIZE - from;
+
+			/* at is huge before from. */
+			if (at < len && test_bit(bit, bitmap))
+				done &= set_pages(shadow, to + at, PAGE_SIZE);
+		}
+		xa_unlock(&shadow->bitmaps);
+	}
+	if (!done)
+		warn_no_memory();
+out:
+	__userfaultfd_check_drop(mm, from, len);
 }
 
 /**
- * userfaultfd_check_fault() - a fault may resolve the protection of its page
- * @vma: The VMA.
- * @addr: The address.
- * @flags: The flags of the fault.
- *
- * In the async modes, an access that is protected against resolves the protection:
- * of its page for a write, and of a huge page that is mapped as such for RWP.
- *
- * Context: The mmap_lock or the lock of the VMA is held.
- */
-void userfaultfd_check_fault(struct vm_area_struct *vma, unsigned long addr,
-			     unsigned int flags)
-{
-	unsigned long size = PAGE_SIZE;
-
-	if (userfaultfd_rwp_async(vma))
-		size = PMD_SIZE;
-	else if (!(flags & FAULT_FLAG_WRITE) || !userfaultfd_wp_async(vma))
-		return;
-	if (is_vm_hugetlb_page(vma))
-		size = huge_page_size(hstate_vma(vma));
-
-	userfaultfd_check_drop(vma->vm_mm, addr & ~(size - 1), size);
-}
-
-/**
- * userfaultfd_check_exit() - forget an mm
+ * __userfaultfd_check_exit() - forget an mm
  * @mm: The mm, without users.
  *
  * Context: The mmap_lock is held for writing. Does not sleep.
  */
-void userfaultfd_check_exit(struct mm_struct *mm)
+void __userfaultfd_check_exit(struct mm_struct *mm)
 {
 	struct shadow *shadow = xa_erase(&shadows, (unsigned long)mm);
 	unsigned long index, *bitmap;
 
+	mm_flags_clear(MMF_USERFAULTFD_CHECK, mm);
 	if (!shadow)
 		return;
 
@@ -208,74 +233,99 @@ void userfaultfd_check_exit(struct mm_struct *mm)
 	kfree(shadow);
 }
 
+/* The first protected page of a range, or the end of it */
+static unsigned long find_protected(struct shadow *shadow, unsigned long addr,
+				    unsigned long end)
+{
+	unsigned long index, *bitmap;
+
+	xa_for_each_range(&shadow->bitmaps, index, bitmap, addr >> PMD_SHIFT,
+			  (end - 1) >> PMD_SHIFT) {
+		unsigned long from = max(addr, index << PMD_SHIFT);
+		unsigned long next = min(end, end_of(from)), bit, nr;
+
+		xa_lock(&shadow->bitmaps);
+		bitmap = xa_load(&shadow->bitmaps, index);
+		nr = bit_of(from) + ((next - from) >> PAGE_SHIFT);
+		bit = bitmap ? find_next_bit(bitmap, nr, bit_of(from)) : nr;
+		xa_unlock(&shadow->bitmaps);
+		if (bit < nr)
+			return (index << PMD_SHIFT) + bit * PAGE_SIZE;
+	}
+	return end;
+}
+
 /**
  * userfaultfd_check_is_protected() - what the shadow says of a page
  * @mm: Whose.
  * @addr: Of the page.
+ *
+ * Context: Any. Does not sleep.
  *
  * Return: Whether userspace has protected it, as far as that is known.
  */
 bool userfaultfd_check_is_protected(struct mm_struct *mm, unsigned long addr)
 {
 	struct shadow *shadow = shadow_of(mm);
-	unsigned long *bitmap;
 
-	if (!shadow || READ_ONCE(shadow->incomplete))
-		return false;
-
-	bitmap = xa_load(&shadow->bitmaps, addr >> PMD_SHIFT);
-	return bitmap && test_bit(bit_of(addr), bitmap);
+	return shadow && find_protected(shadow, addr, addr + PAGE_SIZE) == addr;
 }
 
 static void check_range(struct mm_struct *mm, unsigned long addr, unsigned long len,
 			unsigned long long entry)
 {
-	unsigned long end = addr + len;
+	struct shadow *shadow = shadow_of(mm);
+	unsigned long end = addr + len, at;
+	int nr;
 
-	if (xa_empty(&shadows) || !shadow_of(mm))
+	if (!shadow)
+		return;
+	at = find_protected(shadow, addr, end);
+	if (at == end)
 		return;
 
-	for (; addr < end; addr += PAGE_SIZE) {
-		if (!userfaultfd_check_is_protected(mm, addr))
-			continue;
-		if (atomic_inc_return(&nr_reports) <= MAX_REPORTS)
-			WARN(1, "userfaultfd_check: %#lx is protected, but not by its new entry %#llx\n",
-			     addr, entry);
-		/* Once for each loss */
-		userfaultfd_check_drop(mm, addr, PAGE_SIZE);
-	}
+	nr = atomic_inc_return(&nr_reports);
+	WARN(nr <= MAX_REPORTS,
+	     "userfaultfd_check: %#lx is protected, but not by its new entry %#llx\n",
+	     at, entry);
+	if (nr == MAX_REPORTS)
+		pr_warn("userfaultfd_check: no more reports\n");
+	/* Once for each loss */
+	__userfaultfd_check_drop(mm, at, end - at);
 }
 
 /**
- * userfaultfd_check_ptes() - check PTEs that are about to be set
+ * __userfaultfd_check_ptes() - check PTEs that are about to be set
  * @mm: Whose.
  * @addr: Of the first page.
  * @pte: The first of them.
  * @nr: How many, of pages that follow each other.
  *
  * Warns if a page of them is protected, and the PTEs are present without the uffd bit,
- * or writable. The page is forgotten then.
+ * or writable. The pages are forgotten then.
  *
  * Context: The lock of the page table is held.
  */
-void userfaultfd_check_ptes(struct mm_struct *mm, unsigned long addr, pte_t pte,
-			    unsigned int nr)
+void __userfaultfd_check_ptes(struct mm_struct *mm, unsigned long addr, pte_t pte,
+			      unsigned int nr)
 {
 	if (pte_present(pte) && (!pte_uffd(pte) || pte_write(pte)))
 		check_range(mm, addr, nr * PAGE_SIZE, pte_val(pte));
 }
 
 /**
- * userfaultfd_check_pmds() - check PMDs that are about to be set
+ * __userfaultfd_check_pmds() - check PMDs that are about to be set
  * @mm: Whose.
  * @addr: Of the first page.
  * @pmd: The first of them.
  * @nr: How many, of huge pages that follow each other.
  *
  * See userfaultfd_check_ptes(). Page tables are none of its business.
+ *
+ * Context: The lock of the page table is held.
  */
-void userfaultfd_check_pmds(struct mm_struct *mm, unsigned long addr, pmd_t pmd,
-			    unsigned int nr)
+void __userfaultfd_check_pmds(struct mm_struct *mm, unsigned long addr, pmd_t pmd,
+			      unsigned int nr)
 {
 	if (pmd_present(pmd) && pmd_leaf(pmd) && (!pmd_uffd(pmd) || pmd_write(pmd)))
 		check_range(mm, addr, nr * PMD_SIZE, pmd_val(pmd));
