@@ -52,8 +52,11 @@ static struct shadow *make_shadow(struct mm_struct *mm)
 			 GFP_ATOMIC | __GFP_NOWARN);
 	if (old) {
 		kfree(shadow);
-		return xa_is_err(old) ? NULL : old;
+		if (xa_is_err(old))
+			return NULL;
+		shadow = old;
 	}
+	/* Whoever comes second sets it too: its pages are known from here on. */
 	mm_flags_set(MMF_USERFAULTFD_CHECK, mm);
 	return shadow;
 }
@@ -169,17 +172,16 @@ void __userfaultfd_check_drop(struct mm_struct *mm, unsigned long addr,
 }
 
 /**
- * __userfaultfd_check_move() - mremap() has moved pages
+ * __userfaultfd_check_move() - mremap() moves pages
  * @mm: Whose.
  * @from: Where the first page was.
- * @to: Where it is.
+ * @to: Where it goes.
  * @len: In bytes, whole pages.
- * @kept: Whether the new mapping is registered like the old one.
  *
  * Context: The mmap_lock is held for writing. Does not sleep.
  */
 void __userfaultfd_check_move(struct mm_struct *mm, unsigned long from,
-			      unsigned long to, unsigned long len, bool kept)
+			      unsigned long to, unsigned long len)
 {
 	struct shadow *shadow = shadow_of(mm);
 	unsigned long index, *bitmap;
@@ -190,9 +192,6 @@ void __userfaultfd_check_move(struct mm_struct *mm, unsigned long from,
 		return;
 
 	__userfaultfd_check_drop(mm, to, len);
-	if (!kept)
-		goto out;
-
 	xa_for_each_range(&shadow->bitmaps, index, bitmap, from >> PMD_SHIFT,
 			  (from + len - 1) >> PMD_SHIFT) {
 		xa_lock(&shadow->bitmaps);
@@ -208,7 +207,6 @@ void __userfaultfd_check_move(struct mm_struct *mm, unsigned long from,
 	}
 	if (!done)
 		warn_no_memory();
-out:
 	__userfaultfd_check_drop(mm, from, len);
 }
 

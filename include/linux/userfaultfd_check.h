@@ -17,7 +17,7 @@ void userfaultfd_check_protect(struct mm_struct *mm, unsigned long addr,
 void __userfaultfd_check_drop(struct mm_struct *mm, unsigned long addr,
 			      unsigned long len);
 void __userfaultfd_check_move(struct mm_struct *mm, unsigned long from,
-			      unsigned long to, unsigned long len, bool kept);
+			      unsigned long to, unsigned long len);
 void __userfaultfd_check_exit(struct mm_struct *mm);
 void __userfaultfd_check_ptes(struct mm_struct *mm, unsigned long addr,
 			      pte_t pte, unsigned int nr);
@@ -43,10 +43,10 @@ static inline void userfaultfd_check_drop(struct mm_struct *mm,
 
 static inline void userfaultfd_check_move(struct mm_struct *mm,
 					  unsigned long from, unsigned long to,
-					  unsigned long len, bool kept)
+					  unsigned long len)
 {
 	if (userfaultfd_check_has_shadow(mm))
-		__userfaultfd_check_move(mm, from, to, len, kept);
+		__userfaultfd_check_move(mm, from, to, len);
 }
 
 static inline void userfaultfd_check_exit(struct mm_struct *mm)
@@ -73,23 +73,13 @@ static inline void userfaultfd_check_pmds(struct mm_struct *mm,
 
 #else
 
-static inline void userfaultfd_check_protect(struct mm_struct *mm,
-					     unsigned long addr,
-					     unsigned long len)
-{
-}
-
-static inline void userfaultfd_check_drop(struct mm_struct *mm,
-					  unsigned long addr,
-					  unsigned long len)
-{
-}
-
-static inline void userfaultfd_check_move(struct mm_struct *mm,
-					  unsigned long from, unsigned long to,
-					  unsigned long len, bool kept)
-{
-}
+/* No inline functions: their conditions would count when callers are inlined. */
+#define userfaultfd_check_protect(mm, addr, len)	\
+	do { (void)(mm); (void)(addr); (void)(len); } while (0)
+#define userfaultfd_check_drop(mm, addr, len)		\
+	do { (void)(mm); (void)(addr); (void)(len); } while (0)
+#define userfaultfd_check_move(mm, from, to, len)	\
+	do { (void)(mm); (void)(from); (void)(to); (void)(len); } while (0)
 
 static inline void userfaultfd_check_exit(struct mm_struct *mm)
 {

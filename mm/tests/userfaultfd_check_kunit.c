@@ -59,7 +59,7 @@ static void takes_empty_ranges(struct kunit *test)
 	expect(test, mm, ADDR - PAGES(1), "000");
 	userfaultfd_check_protect(mm, ADDR, PAGES(1));
 	userfaultfd_check_drop(mm, ADDR, 0);
-	userfaultfd_check_move(mm, ADDR, ADDR + PAGES(1), 0, true);
+	userfaultfd_check_move(mm, ADDR, ADDR + PAGES(1), 0);
 	expect(test, mm, ADDR - PAGES(1), "010");
 	userfaultfd_check_exit(mm);
 }
@@ -72,13 +72,13 @@ static void moves(struct kunit *test)
 	userfaultfd_check_protect(mm, ADDR, PAGES(1));
 	userfaultfd_check_protect(mm, ADDR + PAGES(2), PAGES(1));
 	userfaultfd_check_protect(mm, to, PAGES(4));
-	userfaultfd_check_move(mm, ADDR, to, PAGES(3), true);
+	userfaultfd_check_move(mm, ADDR, to, PAGES(3));
 	expect(test, mm, ADDR, "000");
 	expect(test, mm, to, "1011");
 
-	/* to where nothing is registered */
-	userfaultfd_check_move(mm, to, ADDR, PAGES(4), false);
-	expect(test, mm, ADDR, "0000");
+	/* and back, as when mremap() fails */
+	userfaultfd_check_move(mm, to, ADDR, PAGES(4));
+	expect(test, mm, ADDR, "1011");
 	expect(test, mm, to, "0000");
 	userfaultfd_check_exit(mm);
 }
@@ -90,9 +90,9 @@ static void moves_nearby(struct kunit *test)
 
 	userfaultfd_check_protect(mm, 0, PAGES(1));
 	userfaultfd_check_protect(mm, PAGES(2), PAGES(2));
-	userfaultfd_check_move(mm, PAGES(1), PAGES(4), PAGES(2), true);
+	userfaultfd_check_move(mm, PAGES(1), PAGES(4), PAGES(2));
 	expect(test, mm, 0, "1001010");
-	userfaultfd_check_move(mm, PAGES(5), PAGES(1), PAGES(2), true);
+	userfaultfd_check_move(mm, PAGES(5), PAGES(1), PAGES(2));
 	expect(test, mm, 0, "1101000");
 	userfaultfd_check_exit(mm);
 }
@@ -106,7 +106,7 @@ static void takes_long_ranges(struct kunit *test)
 	userfaultfd_check_protect(mm, ADDR, len);
 	expect(test, mm, ADDR - PAGES(1), "011");
 	expect(test, mm, ADDR + len - PAGES(1), "10");
-	userfaultfd_check_move(mm, ADDR, to, len, true);
+	userfaultfd_check_move(mm, ADDR, to, len);
 	expect(test, mm, ADDR, "00");
 	expect(test, mm, ADDR + len - PAGES(1), "00");
 	expect(test, mm, to - PAGES(1), "011");
