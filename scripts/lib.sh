@@ -75,6 +75,18 @@ out() { printf '%s/%s' "$BUILD" "$BASE${KDIR:+-kdir}"; }
 # The topics of the series, in the order of the file; a step may be of two.
 topics() { awk '!/^#/ { n = split($1, t, ","); for (i = 1; i <= n; i++) if (!(t[i] in seen)) { seen[t[i]]; print t[i] } }' "$TOP/patches/$BASE/series"; }
 
+# below TOPIC: the topics that it goes on top of, as a line of its cover letter says.
+below() { sed -n 's/^# goes on: //p' "$TOP/patches/$BASE/cover.$1" 2>/dev/null || true; }
+
+# apply_topic REPO COMMIT BRANCH TOPIC: a topic on COMMIT, or on what it goes on top of,
+# which is BRANCH-below then.
+apply_topic() {
+	local below
+	read -ra below < <(below "$4") || true
+	"$TOP/scripts/apply" "$1" "$2" "$3-below" "${below[@]:-none}"
+	"$TOP/scripts/apply" "$1" "$(git -C "$1" rev-parse "$3-below")" "$3" "$4"
+}
+
 # want COMMIT: all that decides what the tree is: the base, the patches, the new
 # files. What is not there is said by those who need it.
 want() {

@@ -332,6 +332,10 @@ t_series_mails() {
 		[ "$(git -C "$CASE/am-$topic" rev-parse 'HEAD^{tree}')" = "$(linux rev-parse "mails-$topic^{tree}")" ] || wrong "the mails of $topic give another tree"
 	done
 	grep -q 'is sent with each topic' "$out/mails/writenotify/0000-cover-letter.patch" || wrong "no word of the step that both topics have"
+	# A topic that goes on top of others has its own mails only, and says so.
+	mails=("$out/mails/check"/*.patch)
+	[ ${#mails[@]} = $((1 + $(grep -c '^check ' "patches/$BASE/series"))) ] || wrong "${#mails[@]} mails of check"
+	tr '\n' ' ' < "${mails[0]}" | grep -qF "on top of \"$(head -n 1 "patches/$BASE/cover.fixes")\"" || wrong "no word of what check goes on top of"
 	# The tree itself stays as it is, and a second time gives the same mails.
 	whole
 	cp -a "$out/mails" "$CASE/mails"
