@@ -717,29 +717,33 @@ static int do_scan_only(struct row *row)
 	return 0;
 }
 
-/* Memory that is registered for MISSING as well, protected, and then filled */
-static int fill_protected(struct row *row, uint64_t mode)
+/* Memory that is registered for MISSING as well, and protected: it is the row's now. */
+static struct memory protect_untouched(struct row *row)
 {
 	struct memory mem = fresh_memory(row, row->mem.len);
+
+	close(row->mem.uffd);
+	row->mem.uffd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
+				  UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY);
+	if (register_range(row->mem.uffd, mem.addr, mem.len,
+			   UFFDIO_REGISTER_MODE_WP | UFFDIO_REGISTER_MODE_MISSING) ||
+	    protect_range(row->mem.uffd, mem.addr, mem.len, true))
+		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
+	row->checked = mem.addr;
+	return mem;
+}
+
+static int fill_protected(struct row *row, uint64_t mode)
+{
+	struct memory mem = protect_untouched(row);
 	struct uffdio_copy copy = {
 		.src = (uintptr_t)row->mem.addr,
 		.dst = (uintptr_t)mem.addr,
 		.len = mem.len,
 		.mode = mode,
 	};
-	int fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-			   UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY);
 
-	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP |
-						  UFFDIO_REGISTER_MODE_MISSING) ||
-	    protect_range(fd, mem.addr, mem.len, true))
-		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
-	if (ioctl(fd, UFFDIO_COPY, &copy))
-		return errno;
-	close(row->mem.uffd);
-	row->mem.uffd = fd;
-	row->checked = mem.addr;
-	return 0;
+	return ioctl(row->mem.uffd, UFFDIO_COPY, &copy) ? errno : 0;
 }
 
 /* The mode of UFFDIO_COPY says what the page is, not the marker that was there. */
@@ -756,24 +760,13 @@ static int do_copy_wp(struct row *row)
 /* There is no such mode: the marker says that the page is protected. */
 static int do_zeropage(struct row *row)
 {
-	struct memory mem = fresh_memory(row, row->mem.len);
+	struct memory mem = protect_untouched(row);
 	struct uffdio_zeropage zeropage = {
 		.range = { .start = (uintptr_t)mem.addr, .len = mem.len },
 	};
-	int fd = open_uffd(UFFD_FEATURE_WP_HUGETLBFS_SHMEM |
-			   UFFD_FEATURE_WP_UNPOPULATED, UFFD_USER_MODE_ONLY);
 
-	if (register_range(fd, mem.addr, mem.len, UFFDIO_REGISTER_MODE_WP |
-						  UFFDIO_REGISTER_MODE_MISSING) ||
-	    protect_range(fd, mem.addr, mem.len, true))
-		fail("setup: UFFDIO_WRITEPROTECT: %s", strerror(errno));
-	if (ioctl(fd, UFFDIO_ZEROPAGE, &zeropage))
-		return errno;
-	close(row->mem.uffd);
-	row->mem.uffd = fd;
-	row->checked = mem.addr;
 	row->zeroed = true;
-	return 0;
+	return ioctl(row->mem.uffd, UFFDIO_ZEROPAGE, &zeropage) ? errno : 0;
 }
 
 /* Asks the kernel, which says EFAULT where a read of ours would be SIGBUS. */
@@ -847,51 +840,45 @@ static int put_guards(struct row *row)
 	return 0;
 }
 
-static int take_guards(struct row *row)
+static int under_guards(struct row *row, int (*one)(struct row *row),
+			int (*two)(struct row *row))
 {
-	if (madvise(from(row), row->range_len, MADV_GUARD_REMOVE))
-		return errno;
-	return 0;
+	int err = put_guards(row);
+
+	if (!err && one)
+		err = one(row);
+	if (!err && two)
+		err = two(row);
+	if (!err && madvise(from(row), row->range_len, MADV_GUARD_REMOVE))
+		err = errno;
+	return err;
 }
 
 static int do_guard(struct row *row)
 {
-	int err = put_guards(row);
-
-	return err ? err : take_guards(row);
+	return under_guards(row, NULL, NULL);
 }
 
 static int do_guard_protect(struct row *row)
 {
-	int err = put_guards(row);
-
-	if (!err)
-		err = do_protect(row);
-	return err ? err : take_guards(row);
+	return under_guards(row, do_protect, NULL);
 }
 
 static int do_guard_unprotect(struct row *row)
 {
-	int err = put_guards(row);
+	return under_guards(row, do_protect, do_unprotect);
+}
 
-	if (!err)
-		err = do_protect(row);
-	if (!err)
-		err = do_unprotect(row);
-	return err ? err : take_guards(row);
+static int register_again(struct row *row)
+{
+	int err = do_unregister(row);
+
+	return err ? err : do_register(row);
 }
 
 static int do_guard_unregister(struct row *row)
 {
-	int err = put_guards(row);
-
-	if (!err)
-		err = do_protect(row);
-	if (!err)
-		err = do_unregister(row);
-	if (!err)
-		err = do_register(row);
-	return err ? err : take_guards(row);
+	return under_guards(row, do_protect, register_again);
 }
 
 /*
