@@ -826,13 +826,15 @@ static void guards_hang(int signal)
 static int put_guards(struct row *row)
 {
 	size_t at;
+	int err;
 
 	look_at(getpid());
 	signal(SIGALRM, guards_hang);
 	alarm(HANG_MS / 1000);
-	if (madvise(from(row), row->range_len, MADV_GUARD_INSTALL))
-		return errno;
+	err = madvise(from(row), row->range_len, MADV_GUARD_INSTALL) ? errno : 0;
 	alarm(0);
+	if (err)
+		return err;
 	for (at = 0; at < row->range_len; at += page_size)
 		if (!(pagemap_entry(from(row) + at) & PM_GUARD_REGION))
 			fail("error: the page at %#zx has no guard", at);
